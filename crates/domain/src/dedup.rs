@@ -1,0 +1,82 @@
+//! Recognition of duplicates.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+/// The last `capacity` message ids, as 64-bit hashes.
+///
+/// Two of 8,192 ids collide with a probability of about 2·10⁻¹² (birthday bound n²/2⁶⁵), which is
+/// below that of a memory error; keeping hashes bounds the memory whatever the ids' length.
+#[derive(Debug)]
+pub struct Dedup {
+    order: VecDeque<u64>,
+    known: HashSet<u64>,
+    capacity: usize,
+}
+
+impl Dedup {
+    /// Remembers the last `capacity` ids.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            order: VecDeque::new(),
+            known: HashSet::new(),
+            capacity,
+        }
+    }
+
+    /// Whether `message_id` is new; it is remembered from now on.
+    /// A message without an id is always new: nothing tells it from another.
+    pub fn is_new(&mut self, message_id: Option<&str>) -> bool {
+        let Some(message_id) = message_id else {
+            return true;
+        };
+        let mut hasher = DefaultHasher::new();
+        message_id.hash(&mut hasher);
+        let hash = hasher.finish();
+        if !self.known.insert(hash) {
+            return false;
+        }
+        self.order.push_back(hash);
+        if self.order.len() > self.capacity
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_new_once() {
+        let mut dedup = Dedup::new(4);
+        assert!(dedup.is_new(Some("a")));
+        assert!(!dedup.is_new(Some("a")));
+        assert!(dedup.is_new(Some("b")));
+    }
+
+    #[test]
+    fn messages_without_an_id_are_never_duplicates() {
+        let mut dedup = Dedup::new(4);
+        assert!(dedup.is_new(None));
+        assert!(dedup.is_new(None));
+    }
+
+    #[test]
+    fn only_the_last_ids_are_remembered() {
+        let mut dedup = Dedup::new(2);
+        for id in ["a", "b", "c"] {
+            assert!(dedup.is_new(Some(id)));
+        }
+        assert!(dedup.is_new(Some("a")), "forgotten");
+        assert!(!dedup.is_new(Some("c")));
+        assert_eq!(dedup.order.len(), 2);
+        assert_eq!(dedup.known.len(), 2);
+    }
+}
