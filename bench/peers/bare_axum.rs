@@ -1,6 +1,6 @@
 //! The bare library beside the event loop: axum on tokio's `current_thread`, one fixed body.
 //!
-//! usage: `bare-axum BODY_BYTES`; prints `listening on http://ADDRESS` and serves until killed.
+//! usage: `bare-axum BODY`; prints `listening on http://ADDRESS` and serves until killed.
 
 use std::io::Write;
 
@@ -8,11 +8,8 @@ use axum::{Router, http::header::CONTENT_TYPE, routing::get, serve::ListenerExt}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let bytes = std::env::args()
-        .nth(1)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(128);
-    let body: &'static str = Box::leak("x".repeat(bytes).into_boxed_str());
+    let body: &'static str =
+        Box::leak(std::env::args().nth(1).unwrap_or_default().into_boxed_str());
     let answer = move || async move { ([(CONTENT_TYPE, "application/json")], body) };
     let app = Router::new().route("/api/v1/latest/{key}", get(answer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

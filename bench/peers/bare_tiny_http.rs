@@ -1,6 +1,6 @@
 //! The bare library beside threads and processes: tiny_http with `TCP_NODELAY`, one fixed body.
 //!
-//! usage: `bare-tiny-http BODY_BYTES WORKERS`; prints `listening on http://ADDRESS` and serves
+//! usage: `bare-tiny-http BODY WORKERS`; prints `listening on http://ADDRESS` and serves
 //! until killed.
 
 use std::{io::Write, net::SocketAddr, sync::Arc, thread};
@@ -9,9 +9,9 @@ use socket2::{Domain, Socket, Type};
 use tiny_http::{Header, Response, Server};
 
 fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1).map(|text| text.parse::<usize>());
-    let bytes = arguments.next().transpose()?.unwrap_or(128);
-    let workers = arguments.next().transpose()?.unwrap_or(4);
+    let mut arguments = std::env::args().skip(1);
+    let body = arguments.next().unwrap_or_default().into_bytes();
+    let workers: usize = arguments.next().map_or(Ok(4), |text| text.parse())?;
     // Accepted sockets inherit the option; tiny_http offers no way to set it later.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_tcp_nodelay(true)?;
@@ -21,7 +21,6 @@ fn main() -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("{error}"))?;
     println!("listening on http://{}", server.server_addr());
     std::io::stdout().flush()?;
-    let body = vec![b'x'; bytes];
     let server = Arc::new(server);
     let threads: Vec<_> = (0..workers)
         .map(|_| {

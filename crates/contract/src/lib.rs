@@ -5,6 +5,7 @@
 //! instrument checks it. The prose version is the `README.md` beside this crate.
 
 pub mod amqp;
+pub mod broker;
 pub mod limits;
 pub mod metrics;
 pub mod problem;
@@ -13,6 +14,7 @@ pub mod routes;
 pub mod settings;
 pub mod shapes;
 
+pub use broker::BrokerUrl;
 pub use problem::{Problem, ProblemKind};
 pub use reply::Reply;
 pub use routes::{Method, Resolution, Route};

@@ -46,7 +46,7 @@ impl Histogram {
 }
 
 /// Labels of one HTTP counter; an unknown path has no route and the label `other`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HttpLabels {
     /// Route.
     pub route: Option<Route>,

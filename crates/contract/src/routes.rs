@@ -1,12 +1,14 @@
 //! Which path takes which method in which profile.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     problem::{Problem, ProblemKind},
     settings::Profile,
 };
 
 /// A route of the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Route {
     /// `GET /healthz`: the process answers; never looks at the broker.
     Healthz,
@@ -29,7 +31,7 @@ pub enum Route {
 }
 
 /// A request method, as far as the service knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Method {
     /// `GET`
     Get,

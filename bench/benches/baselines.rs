@@ -1,0 +1,409 @@
+//! `cargo bench --bench baselines`: each service beside the bare libraries that it is built on.
+//!
+//! REST: `GET latest` in a closed loop over 16 connections (a ceiling, so no response times).
+//! AMQP: drain of a prefilled queue at prefetch 100 and ack batch 32.
+//! Subject on cpu0, everything else on cpu1; the contestants take turns in every round, and the
+//! table shows the median over the rounds, the spread, and the ratio to the bare library.
+//! `THREEWAYS_ROUNDS` sets the rounds (5), `THREEWAYS_MESSAGES` the length of the queue (50000).
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use contract::{QueueType, amqp::INGEST_QUEUE};
+use serde::Deserialize;
+use threeways::{
+    broker::{self, Broker},
+    host,
+    launch::{self, LaunchPlan, Running},
+    load::{AmqpPlan, Exchange, Generator, LoadPlan, RestPlan, seed_message},
+    record::{Kind, Layout},
+    sample::{ProcessTree, drain, watch_drain},
+    scenario::RestRequest,
+    subject::{self, BuiltSubject},
+};
+
+/// Connections of the closed loop.
+const CONNECTIONS: usize = 16;
+/// Workers of bare tiny_http: the services' default.
+const WORKERS: &str = "4";
+const GRACE: Duration = Duration::from_secs(12);
+
+/// One measured figure of one contestant.
+struct Figure {
+    contestant: String,
+    /// Bare library that it is compared with; empty for a bare library itself.
+    beside: &'static str,
+    metric: &'static str,
+    values: Vec<f64>,
+}
+
+struct Arena {
+    broker: Broker,
+    subjects: Vec<BuiltSubject>,
+    peers: PathBuf,
+    scratch: PathBuf,
+    messages: u64,
+    /// Makes message ids of each prefill its own.
+    prefills: u64,
+}
+
+fn main() -> Result<()> {
+    let number = |name: &str, default: u64| match std::env::var(name) {
+        Ok(text) => text
+            .parse::<u64>()
+            .with_context(|| format!("{name}={text}")),
+        Err(_) => Ok(default),
+    };
+    let rounds = number("THREEWAYS_ROUNDS", 5)?;
+    let mut arena = Arena::open(number("THREEWAYS_MESSAGES", 50_000)?)?;
+    let mut figures: Vec<Figure> = Vec::new();
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        arena.rest_round(&mut figures)?;
+        arena.ingest_round(&mut figures)?;
+    }
+    print!("{}", table(&figures));
+    Ok(())
+}
+
+impl Arena {
+    fn open(messages: u64) -> Result<Self> {
+        let root = host::workspace();
+        let mut broker = broker::acquire(&broker::Options::from_environment(root.clone()))?;
+        if let Some(cpu) = host::instrument_cpu(Layout::Isolated) {
+            broker.pin(&[cpu])?;
+        }
+        let all = subject::read_all(&root.join("bench/subjects"))?;
+        let chosen = subject::select(&all, &[])?;
+        let subjects = chosen
+            .iter()
+            .map(|subject| subject.build(&root))
+            .collect::<Result<_, _>>()?;
+        let peers = build_peers(&root)?;
+        let scratch = peers.join("baselines");
+        std::fs::create_dir_all(&scratch)?;
+        Ok(Self {
+            broker,
+            subjects,
+            peers,
+            scratch,
+            messages,
+            prefills: 0,
+        })
+    }
+
+    fn plan(&self, name: &str, executable: PathBuf, args: &[&str]) -> LaunchPlan {
+        LaunchPlan {
+            name: name.to_owned(),
+            executable,
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            environment: BTreeMap::new(),
+            cpus: host::subject_cpus(Layout::Isolated),
+            stderr: self.scratch.join(format!("{name}.log")),
+            ready_within: GRACE,
+        }
+    }
+
+    fn service(&self, subject: &BuiltSubject, profile: &str) -> Result<Running> {
+        let args: Vec<&str> = subject.subject.args.iter().map(String::as_str).collect();
+        let mut plan = self.plan(&subject.subject.name, subject.executable.clone(), &args);
+        plan.environment = [
+            ("BC_HTTP_ADDR", "127.0.0.1:0"),
+            ("BC_AMQP_URL", self.broker.url.as_str()),
+            ("BC_PROFILE", profile),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        Ok(launch::start(plan)?)
+    }
+
+    /// Every service, then the bare libraries with the body that the services gave.
+    fn rest_round(&mut self, figures: &mut Vec<Figure>) -> Result<()> {
+        let mut body = String::new();
+        for subject in &self.subjects {
+            self.broker.reset(QueueType::Quorum)?;
+            let mut running = self.service(subject, "shared")?;
+            running.await_ready()?;
+            body = self.seed(&running)?;
+            let beside = if subject.subject.model == "async" {
+                "axum"
+            } else {
+                "tiny_http"
+            };
+            let rate = ceiling(&running)?;
+            end(running)?;
+            add(
+                figures,
+                &subject.subject.name,
+                beside,
+                "REST latest, requests/s",
+                rate,
+            );
+        }
+        for (name, args) in [
+            ("axum", vec![body.as_str()]),
+            ("tiny_http", vec![&body, WORKERS]),
+        ] {
+            let executable = self.peers.join(format!("bare-{}", name.replace('_', "-")));
+            let running = launch::start(self.plan(name, executable, &args))?;
+            let rate = ceiling(&running)?;
+            // A bare library knows no orderly end: the signal ends it.
+            let _ = running.stop(GRACE);
+            add(figures, name, "", "REST latest, requests/s", rate);
+        }
+        Ok(())
+    }
+
+    /// Publishes one event to each key and returns the answer for the first.
+    fn seed(&self, running: &Running) -> Result<String> {
+        let mut session = self.broker.session()?;
+        session.publish_batch(
+            (0..threeways::load::KEYS).map(|seq| seed_message(&self.events(), seq)),
+        )?;
+        let path = format!(
+            "/api/v1/latest/{}",
+            threeways::load::key(threeways::load::KEYS - 1)
+        );
+        let deadline = Instant::now() + GRACE;
+        while Instant::now() < deadline {
+            let (status, _) = running.get(&path)?;
+            if status == 200 {
+                return Ok(running
+                    .get(&format!("/api/v1/latest/{}", threeways::load::key(0)))?
+                    .1);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        anyhow::bail!("the seeded keys never became visible")
+    }
+
+    fn events(&self) -> AmqpPlan {
+        AmqpPlan {
+            url: self.broker.url.clone(),
+            id_prefix: format!("baseline-{}", self.prefills),
+            payload_bytes: 128,
+        }
+    }
+
+    fn prefill(&mut self) -> Result<()> {
+        self.broker.reset(QueueType::Quorum)?;
+        self.prefills += 1;
+        let plan = self.events();
+        let messages = (0..self.messages).map(|seq| seed_message(&plan, seq));
+        let batch = self.broker.session()?.publish_batch(messages)?;
+        ensure!(
+            batch.acked == self.messages,
+            "only {} messages were confirmed",
+            batch.acked
+        );
+        Ok(())
+    }
+
+    fn ingest_round(&mut self, figures: &mut Vec<Figure>) -> Result<()> {
+        for name in ["lapin", "amiquip"] {
+            self.prefill()?;
+            let bare = self.bare_drain(name)?;
+            add(
+                figures,
+                name,
+                "",
+                "AMQP ingest, messages/s",
+                bare.messages_per_s,
+            );
+            add(
+                figures,
+                name,
+                "",
+                "AMQP ingest, CPU µs/message",
+                bare.cpu_us_per_message,
+            );
+        }
+        for subject in self.subjects.clone() {
+            self.prefill()?;
+            let running = self.service(&subject, "isolated")?;
+            let mut tree = ProcessTree::new(running.root());
+            let limits = (Duration::from_millis(20), Duration::from_secs(60));
+            let (start, stop) = (Instant::now(), AtomicBool::new(false));
+            let (readings, _) = watch_drain(
+                running.address(),
+                &mut tree,
+                self.messages,
+                start,
+                limits,
+                &stop,
+            );
+            end(running)?;
+            let drain = drain(&readings, self.messages);
+            let beside = if subject.subject.model == "async" {
+                "lapin"
+            } else {
+                "amiquip"
+            };
+            let counted = drain.counted as f64;
+            let rate = counted / drain.counted_s;
+            let cpu_us = drain.counted_cpu_ns as f64 / 1e3 / counted;
+            add(
+                figures,
+                &subject.subject.name,
+                beside,
+                "AMQP ingest, messages/s",
+                rate,
+            );
+            add(
+                figures,
+                &subject.subject.name,
+                beside,
+                "AMQP ingest, CPU µs/message",
+                cpu_us,
+            );
+        }
+        Ok(())
+    }
+
+    fn bare_drain(&self, name: &str) -> Result<BareDrain> {
+        let messages = self.messages.to_string();
+        let url = self.broker.url.as_str();
+        let mut command = Command::new(self.peers.join(format!("bare-{name}")));
+        command.args([url, INGEST_QUEUE, "100", "32", &messages]);
+        let cpus = host::subject_cpus(Layout::Isolated);
+        let output = host::with_cpus(cpus.as_deref(), || command.output())??;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+/// What a bare client loop prints.
+#[derive(Deserialize)]
+struct BareDrain {
+    messages_per_s: f64,
+    cpu_us_per_message: f64,
+}
+
+fn build_peers(root: &Path) -> Result<PathBuf> {
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--package",
+            "threeways",
+            "--examples",
+        ])
+        .current_dir(root)
+        .status()?;
+    ensure!(status.success(), "the bare libraries do not build");
+    let own = std::env::current_exe()?;
+    let release = own
+        .ancestors()
+        .find(|path| path.ends_with("release"))
+        .context("no release folder")?;
+    Ok(release.join("examples"))
+}
+
+/// Stops a service, which must end in order.
+fn end(running: Running) -> Result<()> {
+    let faults = running.stop(GRACE).faults;
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(())
+}
+
+/// Correct answers per second in a closed loop.
+fn ceiling(running: &Running) -> Result<f64> {
+    let address = running.address();
+    let window = Duration::from_secs(2);
+    let generator = Generator::prepare(LoadPlan {
+        rest: Some(RestPlan {
+            address,
+            // One key, so that the bare library's fixed body is a right answer, too.
+            turns: Exchange::turns(&[RestRequest::Latest], address)[..1].to_vec(),
+            connections: CONNECTIONS,
+            arrival: None,
+        }),
+        amqp: None,
+        warm_up: Duration::from_millis(500),
+        window,
+        timeout: Duration::from_secs(2),
+        cpu: host::instrument_cpu(Layout::Isolated),
+    })?;
+    let start = Instant::now() + Duration::from_millis(10);
+    let run = move || generator.run(start, &AtomicBool::new(false));
+    let result = std::thread::spawn(run)
+        .join()
+        .expect("the generator never panics");
+    let counts = &result.operations[&Kind::Rest];
+    ensure!(
+        counts.wrong + counts.failed + counts.timed_out == 0,
+        "{counts:?} {:?}",
+        result.faults
+    );
+    Ok(counts.ok as f64 / window.as_secs_f64())
+}
+
+fn add(
+    figures: &mut Vec<Figure>,
+    contestant: &str,
+    beside: &'static str,
+    metric: &'static str,
+    value: f64,
+) {
+    let known = figures
+        .iter_mut()
+        .find(|known| known.contestant == contestant && known.metric == metric);
+    match known {
+        Some(figure) => figure.values.push(value),
+        None => {
+            let contestant = contestant.to_owned();
+            figures.push(Figure {
+                contestant,
+                beside,
+                metric,
+                values: vec![value],
+            });
+        }
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn table(figures: &[Figure]) -> String {
+    let mut text =
+        "| metric | contestant | median | lowest | highest | ratio to the bare library |\n"
+            .to_owned();
+    text += "|---|---|--:|--:|--:|--:|\n";
+    for figure in figures {
+        let value = median(&figure.values);
+        let bare = figures
+            .iter()
+            .find(|bare| bare.contestant == figure.beside && bare.metric == figure.metric);
+        let ratio = bare.map_or_else(String::new, |bare| {
+            format!("{:.2} × {}", value / median(&bare.values), bare.contestant)
+        });
+        let (low, high) = figure
+            .values
+            .iter()
+            .fold((f64::MAX, f64::MIN), |(low, high), value| {
+                (low.min(*value), high.max(*value))
+            });
+        let Figure {
+            metric, contestant, ..
+        } = figure;
+        text +=
+            &format!("| {metric} | {contestant} | {value:.1} | {low:.1} | {high:.1} | {ratio} |\n");
+    }
+    text
+}

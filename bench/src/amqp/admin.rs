@@ -1,0 +1,105 @@
+//! What a session does to queues.
+
+use amq_protocol::{
+    protocol::{AMQPClass, queue},
+    types::FieldTable,
+};
+
+use super::{Error, Session};
+
+impl Session {
+    /// Number of ready messages in a queue; `None` if there is no such queue.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn depth(&mut self, queue: &str) -> Result<Option<u32>, Error> {
+        let declare = queue::Declare {
+            queue: queue.into(),
+            passive: true,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            nowait: false,
+            arguments: FieldTable::default(),
+        };
+        let method = AMQPClass::Queue(queue::AMQPMethod::Declare(declare));
+        match self.call("queue.declare", method) {
+            Ok(AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok))) => Ok(Some(ok.message_count)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Declares a queue that lives as long as this connection, with a name made by the broker.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn declare_temporary(&mut self) -> Result<String, Error> {
+        let declare = queue::Declare {
+            queue: "".into(),
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: true,
+            nowait: false,
+            arguments: FieldTable::default(),
+        };
+        let method = AMQPClass::Queue(queue::AMQPMethod::Declare(declare));
+        match self.call("queue.declare", method)? {
+            AMQPClass::Queue(queue::AMQPMethod::DeclareOk(ok)) => Ok(ok.queue.into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Binds a queue to an exchange.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn bind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<(), Error> {
+        let bind = queue::Bind {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: key.into(),
+            nowait: false,
+            arguments: FieldTable::default(),
+        };
+        let method = AMQPClass::Queue(queue::AMQPMethod::Bind(bind));
+        self.call("queue.bind", method).map(drop)
+    }
+
+    /// Removes every ready message from a queue and returns their number.
+    ///
+    /// # Errors
+    /// As [`Session::call`]; code 404 if there is no such queue.
+    pub fn purge(&mut self, queue: &str) -> Result<u32, Error> {
+        let purge = queue::Purge {
+            queue: queue.into(),
+            nowait: false,
+        };
+        let method = AMQPClass::Queue(queue::AMQPMethod::Purge(purge));
+        match self.call("queue.purge", method)? {
+            AMQPClass::Queue(queue::AMQPMethod::PurgeOk(ok)) => Ok(ok.message_count),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Deletes a queue with its messages; one that does not exist is fine.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn delete_queue(&mut self, queue: &str) -> Result<(), Error> {
+        let delete = queue::Delete {
+            queue: queue.into(),
+            if_unused: false,
+            if_empty: false,
+            nowait: false,
+        };
+        let method = AMQPClass::Queue(queue::AMQPMethod::Delete(delete));
+        self.call("queue.delete", method).map(drop)
+    }
+}
+
+fn unexpected(method: &AMQPClass) -> Error {
+    Error::Protocol(format!("unexpected answer {method:?}"))
+}

@@ -1,0 +1,335 @@
+//! One cell: every metric of every subject over the blocks, and the subjects against each other.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::gates::Standing;
+use super::metric::{Better, Metric, Reading, needed_for, tag};
+use super::statistics::{Interval, PairedRatio, median_over_blocks, paired_ratio, seed_for};
+use super::{LaunchData, LaunchSummary};
+use crate::record::{CellFacts, Manifest};
+
+/// A launch with its judgement.
+pub type Judged<'a> = (&'a LaunchSummary, &'a LaunchData);
+
+/// One cell with every metric that exists in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellSummary {
+    /// What the cell asks and of which load.
+    pub facts: CellFacts,
+    /// Subjects that the order of the run names for the cell, whether launched or not.
+    pub subjects: Vec<String>,
+    /// The metrics in the order of the tables.
+    pub metrics: Vec<Comparison>,
+}
+
+/// One metric of one cell.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Which.
+    pub metric: Metric,
+    /// One row per subject that has readings.
+    pub rows: BTreeMap<String, Row>,
+    /// Ratios `subject / other`, each pair once; none if the metric is not ranked.
+    pub ratios: Vec<Pair>,
+    /// What may be said.
+    pub verdict: Verdict,
+}
+
+/// One subject's values of one metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Every launch's value, whatever its standing.
+    pub blocks: Vec<BlockValue>,
+    /// Median over the valid blocks.
+    pub median: Option<f64>,
+    /// 95 % bootstrap interval of the median over blocks; absent with fewer than two.
+    pub interval: Option<Interval>,
+    /// Blocks behind the median.
+    pub used: usize,
+    /// Operations per launch and operations needed, if a quantile was withheld.
+    pub too_few: Option<(u64, u64)>,
+    /// In that case the quantile over the operations of all valid launches together, if
+    /// these are enough: shown without an interval and never ranked.
+    pub pooled: Option<f64>,
+}
+
+/// The value of one launch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BlockValue {
+    /// Block.
+    pub block: u32,
+    /// What the launch says.
+    pub reading: Reading,
+    /// Whether it may be used.
+    pub standing: Standing,
+}
+
+/// Two subjects compared by block.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    /// Numerator.
+    pub subject: String,
+    /// Denominator.
+    pub other: String,
+    /// The ratio.
+    pub estimate: PairedRatio,
+}
+
+/// What a metric of a cell says about its subjects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Better than every other subject, each with an interval without 1.
+    Winner {
+        /// Who.
+        subject: String,
+    },
+    /// The subjects that cannot be told from the best one; others may still be worse.
+    NoDifference {
+        /// The best one and those not told from it, best first.
+        subjects: Vec<String>,
+    },
+    /// Fewer than two subjects have a figure.
+    NoData,
+    /// The metric is shown and never ranked.
+    NotRanked,
+}
+
+impl CellSummary {
+    /// Aggregates the launches of one cell.
+    pub fn of(manifest: &Manifest, cell: &CellFacts, launches: &[Judged]) -> CellSummary {
+        let here: Vec<Judged> = launches
+            .iter()
+            .copied()
+            .filter(|(l, _)| l.cell == cell.cell)
+            .collect();
+        let metrics = Metric::ALL
+            .into_iter()
+            .map(|metric| Comparison::of(manifest, &cell.cell, metric, &here))
+            .filter(|comparison| !comparison.rows.is_empty())
+            .collect();
+        CellSummary {
+            facts: cell.clone(),
+            subjects: planned(manifest, &cell.cell),
+            metrics,
+        }
+    }
+
+    /// The comparison by one metric, if the cell has it.
+    pub fn comparison(&self, metric: Metric) -> Option<&Comparison> {
+        self.metrics.iter().find(|c| c.metric == metric)
+    }
+}
+
+impl Comparison {
+    fn of(manifest: &Manifest, cell: &str, metric: Metric, launches: &[Judged]) -> Comparison {
+        let name = serde_json::to_string(&metric).expect("a unit variant is always serialisable");
+        let seed = |rest: &[&str]| seed_for(manifest.seed, &[&[cell, &name], rest].concat());
+        let rows: BTreeMap<String, Row> = subjects(launches)
+            .into_iter()
+            .filter_map(|s| Some((s.to_owned(), Row::of(s, metric, launches, seed(&[s]))?)))
+            .collect();
+        let ratios = match metric.better() {
+            Better::Neither => Vec::new(),
+            Better::Lower | Better::Higher => pairs(&rows, seed),
+        };
+        let verdict = verdict(metric, &rows, &ratios);
+        Comparison {
+            metric,
+            rows,
+            ratios,
+            verdict,
+        }
+    }
+
+    /// The ratio `subject / other`, whichever way round it is stored.
+    pub fn ratio(&self, subject: &str, other: &str) -> Option<PairedRatio> {
+        find_ratio(&self.ratios, subject, other)
+    }
+
+    /// The winner, provided that every one of `subjects` has a figure to be compared with.
+    pub fn winner_among(&self, subjects: &[String]) -> Option<&str> {
+        let has_figure = |s: &String| self.rows.get(s).is_some_and(|row| row.median.is_some());
+        match &self.verdict {
+            Verdict::Winner { subject } if subjects.iter().all(has_figure) => Some(subject),
+            _ => None,
+        }
+    }
+
+    /// Subjects with a median, the best first (the smallest, where nothing is better).
+    pub fn ranking(&self) -> Vec<&str> {
+        ranking(self.metric, &self.rows)
+    }
+}
+
+impl Row {
+    fn of(subject: &str, metric: Metric, launches: &[Judged], seed: u64) -> Option<Row> {
+        let own = launches.iter().filter(|(l, _)| l.subject == subject);
+        let blocks: Vec<BlockValue> = own
+            .clone()
+            .filter_map(|(l, _)| {
+                Some(BlockValue {
+                    block: l.block,
+                    reading: *l.readings.get(&metric)?,
+                    standing: l.standing,
+                })
+            })
+            .collect();
+        if blocks.is_empty() {
+            return None;
+        }
+        let values: Vec<f64> = by_block(&blocks).into_values().collect();
+        let estimate = median_over_blocks(&values, seed);
+        Some(Row {
+            median: estimate.map(|(median, _)| median),
+            interval: estimate.and_then(|(_, interval)| interval),
+            used: values.len(),
+            too_few: values.is_empty().then(|| too_few(&blocks)).flatten(),
+            pooled: values.is_empty().then(|| pooled(metric, own)).flatten(),
+            blocks,
+        })
+    }
+}
+
+/// The usable value of each block: of repeated launches the first valid one.
+fn by_block(blocks: &[BlockValue]) -> BTreeMap<u32, f64> {
+    let mut values = BTreeMap::new();
+    for value in blocks.iter().filter(|b| b.standing == Standing::Valid) {
+        if let Some(figure) = value.reading.value() {
+            values.entry(value.block).or_insert(figure);
+        }
+    }
+    values
+}
+
+/// The best case of the launches whose quantile was withheld.
+fn too_few(blocks: &[BlockValue]) -> Option<(u64, u64)> {
+    blocks
+        .iter()
+        .filter_map(|b| match b.reading {
+            Reading::TooFew { operations, needed } => Some((operations, needed)),
+            Reading::Value(_) => None,
+        })
+        .max()
+}
+
+/// The quantile of the valid launches' operations taken together.
+fn pooled<'a>(metric: Metric, launches: impl Iterator<Item = &'a Judged<'a>>) -> Option<f64> {
+    let (kind, quantile) = metric.quantile()?;
+    let tag = tag(kind, "response");
+    let mut all: Option<Histogram<u64>> = None;
+    for (_, data) in launches.filter(|(l, _)| l.standing == Standing::Valid) {
+        let one = data.histograms.get(&tag)?;
+        match &mut all {
+            None => all = Some(one.clone()),
+            Some(sum) => sum.add(one).ok()?,
+        }
+    }
+    all.filter(|sum| sum.len() >= needed_for(quantile))
+        .map(|sum| sum.value_at_quantile(quantile) as f64)
+}
+
+/// Subjects of the cell according to the order, whose entries are `cell subject`.
+fn planned(manifest: &Manifest, cell: &str) -> Vec<String> {
+    let entries = manifest.order.iter().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.split_once(' '))
+        .filter(|(name, _)| *name == cell)
+        .map(|(_, subject)| subject.to_owned())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn subjects<'a>(launches: &[Judged<'a>]) -> Vec<&'a str> {
+    let mut names: Vec<_> = launches.iter().map(|(l, _)| l.subject.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn pairs(rows: &BTreeMap<String, Row>, seed: impl Fn(&[&str]) -> u64) -> Vec<Pair> {
+    let names: Vec<&String> = rows.keys().collect();
+    let mut pairs = Vec::new();
+    for (place, subject) in names.iter().enumerate() {
+        for other in &names[place + 1..] {
+            let estimate = paired_ratio(
+                &shared_blocks(&rows[*subject], &rows[*other]),
+                seed(&[subject, other]),
+            );
+            pairs.extend(estimate.map(|estimate| Pair {
+                subject: (*subject).clone(),
+                other: (*other).clone(),
+                estimate,
+            }));
+        }
+    }
+    pairs
+}
+
+fn shared_blocks(a: &Row, b: &Row) -> Vec<(f64, f64)> {
+    let other = by_block(&b.blocks);
+    by_block(&a.blocks)
+        .into_iter()
+        .filter_map(|(block, value)| Some((value, *other.get(&block)?)))
+        .collect()
+}
+
+fn find_ratio(ratios: &[Pair], subject: &str, other: &str) -> Option<PairedRatio> {
+    ratios.iter().find_map(|pair| {
+        if pair.subject == subject && pair.other == other {
+            Some(pair.estimate)
+        } else if pair.subject == other && pair.other == subject {
+            Some(pair.estimate.inverse())
+        } else {
+            None
+        }
+    })
+}
+
+fn ranking(metric: Metric, rows: &BTreeMap<String, Row>) -> Vec<&str> {
+    let mut ranked: Vec<(&str, f64)> = rows
+        .iter()
+        .filter_map(|(name, row)| Some((name.as_str(), row.median?)))
+        .collect();
+    ranked.sort_by(|a, b| a.1.total_cmp(&b.1));
+    if metric.better() == Better::Higher {
+        ranked.reverse();
+    }
+    ranked.into_iter().map(|(name, _)| name).collect()
+}
+
+fn verdict(metric: Metric, rows: &BTreeMap<String, Row>, ratios: &[Pair]) -> Verdict {
+    if metric.better() == Better::Neither {
+        return Verdict::NotRanked;
+    }
+    let ranked = ranking(metric, rows);
+    let Some((best, others)) = ranked
+        .split_first()
+        .filter(|(_, others)| !others.is_empty())
+    else {
+        return Verdict::NoData;
+    };
+    let close: Vec<String> = others
+        .iter()
+        .filter(|other| !is_better(metric, find_ratio(ratios, best, other)))
+        .map(|other| (*other).to_owned())
+        .collect();
+    let subject = (*best).to_owned();
+    if close.is_empty() {
+        Verdict::Winner { subject }
+    } else {
+        let subjects = std::iter::once(subject).chain(close).collect();
+        Verdict::NoDifference { subjects }
+    }
+}
+
+/// Whether the ratio is decided, and in the direction that is better: paired means and
+/// medians over different blocks may disagree.
+fn is_better(metric: Metric, ratio: Option<PairedRatio>) -> bool {
+    ratio.is_some_and(|r| r.is_decided() && (r.ratio < 1.0) == (metric.better() == Better::Lower))
+}

@@ -1,0 +1,475 @@
+//! The gates: whether a launch's figures may be used at all.
+//!
+//! A launch that fails a gate is kept and shown, and never ranked.
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::LaunchData;
+use super::metric::{answered, tag};
+use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
+
+/// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
+const TICK_S: f64 = 0.01;
+
+/// Operations from which Little's law is checked: below, the edges of the window dominate.
+const LITTLE_FROM: u64 = 1_000;
+
+/// Observations beyond the quantile of the send lag; fewer than a printed quantile needs,
+/// because a gate may err on the strict side.
+const BEYOND_LAG_QUANTILE: f64 = 10.0;
+
+/// Whether the figures of a launch may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    /// Every gate held.
+    Valid,
+    /// The host was noisy; the subject may be as fast as shown or faster.
+    Disturbed,
+    /// The figures mean nothing: wrong answers, lost messages, a generator that did not
+    /// do what it was asked, or a fault.
+    Invalid,
+}
+
+impl Standing {
+    /// The word in tables.
+    pub fn word(self) -> &'static str {
+        match self {
+            Standing::Valid => "valid",
+            Standing::Disturbed => "disturbed",
+            Standing::Invalid => "invalid",
+        }
+    }
+}
+
+/// How a gate's numbers are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateUnit {
+    /// A ratio in `[0, 1]` that is printed in percent.
+    Ratio,
+    /// Nanoseconds, printed in µs.
+    Nanoseconds,
+    /// A count.
+    Count,
+    /// Cores, printed in percent of one.
+    Cores,
+}
+
+/// The range in which a gate holds; a missing end is open.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Smallest allowed value.
+    pub min: Option<f64>,
+    /// Largest allowed value.
+    pub max: Option<f64>,
+}
+
+impl Limit {
+    fn at_most(max: f64) -> Limit {
+        Limit {
+            min: None,
+            max: Some(max),
+        }
+    }
+
+    fn between(min: f64, max: f64) -> Limit {
+        Limit {
+            min: Some(min),
+            max: Some(max),
+        }
+    }
+
+    /// Whether the value is a number and lies in the range.
+    pub fn admits(&self, value: f64) -> bool {
+        !value.is_nan()
+            && self.min.is_none_or(|min| value >= min)
+            && self.max.is_none_or(|max| value <= max)
+    }
+}
+
+/// One gate of one launch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// What is limited, such as `rest send lag`.
+    pub name: String,
+    /// Unit of the limit and of the value.
+    pub unit: GateUnit,
+    /// Allowed range.
+    pub limit: Limit,
+    /// Value of this launch.
+    pub value: f64,
+    /// Whether the value lies in the range.
+    pub passed: bool,
+    /// What the launch becomes if it does not.
+    pub on_failure: Standing,
+    /// What a reader must know about this value.
+    pub note: Option<String>,
+}
+
+impl Gate {
+    fn new(name: impl Into<String>, unit: GateUnit, limit: Limit, value: f64) -> Gate {
+        Gate {
+            name: name.into(),
+            unit,
+            limit,
+            value,
+            passed: limit.admits(value),
+            on_failure: Standing::Invalid,
+            note: None,
+        }
+    }
+
+    fn disturbing(mut self) -> Gate {
+        self.on_failure = Standing::Disturbed;
+        self
+    }
+
+    fn noted(mut self, note: impl Into<String>) -> Gate {
+        self.note = Some(note.into());
+        self
+    }
+}
+
+/// The worst of what the failed gates make of the launch.
+pub fn standing(gates: &[Gate]) -> Standing {
+    gates
+        .iter()
+        .filter(|gate| !gate.passed)
+        .map(|gate| gate.on_failure)
+        .max()
+        .unwrap_or(Standing::Valid)
+}
+
+/// Every gate that applies to the launch on a machine with that many cores.
+pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
+    let launch = &data.launch;
+    let mut gates = vec![faults(&launch.faults)];
+    for (&kind, &rate) in &launch.arrival_rate_per_s {
+        gates.extend(schedule(launch, kind, rate));
+        gates.extend(send_lag(data, kind));
+    }
+    gates.extend(
+        launch
+            .operations
+            .iter()
+            .map(|(&kind, counts)| answers(kind, counts)),
+    );
+    gates.extend(launch.conservation.iter().flat_map(conservation));
+    gates.extend(launch.drain.iter().map(drained));
+    if !launch.operations.is_empty() {
+        gates.extend(generator(launch));
+    }
+    gates.extend(little(data));
+    gates.extend(host(launch, f64::from(cores.max(1))));
+    gates
+}
+
+fn faults(faults: &[String]) -> Gate {
+    let gate = Gate::new(
+        "faults",
+        GateUnit::Count,
+        Limit::at_most(0.0),
+        faults.len() as f64,
+    );
+    if faults.is_empty() {
+        gate
+    } else {
+        gate.noted(faults.join("; "))
+    }
+}
+
+/// The share of a whole; nothing of nothing is 0, so that an empty launch fails its gates.
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Rest => "REST",
+        Kind::Amqp => "AMQP",
+    }
+}
+
+/// Whether the generator did what the schedule asked for, and the schedule what the rate asks for.
+fn schedule(launch: &Launch, kind: Kind, rate_per_s: f64) -> [Gate; 3] {
+    let nothing = OperationCounts::default();
+    let counts = launch.operations.get(&kind).unwrap_or(&nothing);
+    let (planned, expected) = (counts.planned as f64, rate_per_s * launch.window_s);
+    // Four standard deviations of a Poisson count; a constant schedule stays well inside.
+    let slack = 4.0 / expected.max(1.0).sqrt();
+    let word = word(kind);
+    [
+        Gate::new(
+            format!("{word} planned/(rate × window)"),
+            GateUnit::Ratio,
+            Limit::between(1.0 - slack, 1.0 + slack),
+            share(planned, expected),
+        ),
+        Gate::new(
+            format!("{word} issued/planned"),
+            GateUnit::Ratio,
+            Limit::between(0.99, 1.0),
+            share(counts.issued as f64, planned),
+        ),
+        Gate::new(
+            format!("{word} achieved/asked"),
+            GateUnit::Ratio,
+            Limit::between(0.99, 1.01),
+            share(answered(counts) as f64, planned),
+        ),
+    ]
+}
+
+fn answers(kind: Kind, counts: &OperationCounts) -> Gate {
+    Gate::new(
+        format!("{} wrong, failed or timed out", word(kind)),
+        GateUnit::Count,
+        Limit::at_most(0.0),
+        (counts.wrong + counts.failed + counts.timed_out) as f64,
+    )
+}
+
+/// The highest quantile that the number of operations supports, with its name.
+fn lag_quantile(operations: u64) -> (f64, &'static str) {
+    const CHOICES: [(f64, &str); 4] = [(0.99, "p99"), (0.95, "p95"), (0.9, "p90"), (0.75, "p75")];
+    CHOICES
+        .into_iter()
+        .find(|(q, _)| operations as f64 * (1.0 - q) >= BEYOND_LAG_QUANTILE - 1e-6)
+        .unwrap_or((0.5, "p50"))
+}
+
+fn send_lag(data: &LaunchData, kind: Kind) -> Option<Gate> {
+    let lag = data.histograms.get(&tag(kind, "send_lag"))?;
+    let response = data.histograms.get(&tag(kind, "response"))?;
+    let (quantile, name) = lag_quantile(lag.len());
+    let limit_ns = (0.1 * value_at(response, 0.5)).max(100_000.0);
+    let gate = Gate::new(
+        format!("{} send lag", word(kind)),
+        GateUnit::Nanoseconds,
+        Limit::at_most(limit_ns),
+        value_at(lag, quantile),
+    );
+    Some(if quantile < 0.99 {
+        gate.noted(format!("{name} of {} operations", lag.len()))
+    } else {
+        gate
+    })
+}
+
+fn value_at(histogram: &Histogram<u64>, quantile: f64) -> f64 {
+    histogram.value_at_quantile(quantile) as f64
+}
+
+/// Both differences are signed, so that a surplus is as visible as a loss.
+fn conservation(c: &Conservation) -> [Gate; 2] {
+    let unconfirmed = c.published as f64 - c.confirmed as f64;
+    // The subject counts a redelivered message at each ack.
+    let accounted =
+        c.acked as f64 - c.duplicates as f64 + (c.still_queued + c.dead_lettered) as f64;
+    [
+        Gate::new(
+            "published − confirmed",
+            GateUnit::Count,
+            Limit::between(0.0, 0.0),
+            unconfirmed,
+        ),
+        Gate::new(
+            "confirmed − accounted for",
+            GateUnit::Count,
+            Limit::between(0.0, 0.0),
+            c.confirmed as f64 - accounted,
+        ),
+    ]
+}
+
+fn drained(drain: &Drain) -> Gate {
+    Gate::new(
+        "acked/prefilled",
+        GateUnit::Ratio,
+        Limit::between(1.0, 1.0),
+        share(drain.acked as f64, drain.prefilled as f64),
+    )
+}
+
+fn generator(launch: &Launch) -> [Gate; 2] {
+    let generator = &launch.generator;
+    // A closed loop has no schedule to be late for; it only must not be the bottleneck.
+    let closed = launch.arrival_rate_per_s.is_empty();
+    let busy = if closed { 0.9 } else { 0.7 };
+    [
+        Gate::new(
+            "generator busy",
+            GateUnit::Ratio,
+            Limit::at_most(busy),
+            generator.busy_ratio,
+        ),
+        Gate::new(
+            "generator waiting for a core",
+            GateUnit::Ratio,
+            Limit::at_most(0.02),
+            generator.wait_ratio,
+        )
+        .disturbing(),
+    ]
+}
+
+/// Little's law, L = λW with W the mean service time: an independent check of the clocks.
+fn little(data: &LaunchData) -> Option<Gate> {
+    let launch = &data.launch;
+    let total: u64 = launch.operations.values().map(answered).sum();
+    let in_flight = launch.generator.mean_in_flight;
+    if launch.arrival_rate_per_s.is_empty() || total < LITTLE_FROM {
+        return None;
+    }
+    if in_flight <= 0.0 || launch.window_s <= 0.0 {
+        return None;
+    }
+    let lambda_w: f64 = launch
+        .operations
+        .iter()
+        .filter_map(|(&kind, counts)| {
+            let service = data.histograms.get(&tag(kind, "service"))?;
+            Some(answered(counts) as f64 / launch.window_s * service.mean() / 1e9)
+        })
+        .sum();
+    Some(Gate::new(
+        "Little's law |L − λW|/L",
+        GateUnit::Ratio,
+        Limit::at_most(0.02),
+        (in_flight - lambda_w).abs() / in_flight,
+    ))
+}
+
+/// The limits are never finer than the ticks in which the kernel counts: in half a second
+/// one tick is 2 % of a core.
+fn host(launch: &Launch, cores: f64) -> [Gate; 2] {
+    let tick = TICK_S / launch.window_s.max(TICK_S);
+    [
+        Gate::new(
+            "steal",
+            GateUnit::Ratio,
+            Limit::at_most((tick / cores).max(0.005)),
+            launch.host.steal_ratio,
+        )
+        .disturbing(),
+        Gate::new(
+            "foreign CPU",
+            GateUnit::Cores,
+            Limit::at_most((2.0 * tick).max(0.02)),
+            launch.host.foreign_cores,
+        )
+        .disturbing(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyse::synthetic;
+
+    fn launch_with(change: impl FnOnce(&mut LaunchData)) -> (Standing, Vec<String>) {
+        let mut data = synthetic::one_launch();
+        change(&mut data);
+        let gates = judge(&data, 2);
+        let failed = gates.iter().filter(|g| !g.passed);
+        (standing(&gates), failed.map(|g| g.name.clone()).collect())
+    }
+
+    #[test]
+    fn an_orderly_launch_is_valid() {
+        assert_eq!(launch_with(|_| ()), (Standing::Valid, vec![]));
+    }
+
+    #[test]
+    fn one_wrong_answer_makes_the_launch_invalid() {
+        let (standing, failed) = launch_with(|data| {
+            let rest = data.launch.operations.get_mut(&Kind::Rest).expect("REST");
+            rest.ok -= 1;
+            rest.wrong += 1;
+        });
+        assert_eq!(standing, Standing::Invalid);
+        assert_eq!(failed, ["REST wrong, failed or timed out"]);
+    }
+
+    #[test]
+    fn one_lost_message_makes_the_launch_invalid() {
+        let (standing, failed) = launch_with(|data| {
+            data.launch.conservation.as_mut().expect("AMQP").acked -= 1;
+        });
+        assert_eq!(standing, Standing::Invalid);
+        assert_eq!(failed, ["confirmed − accounted for"]);
+    }
+
+    #[test]
+    fn a_redelivered_message_is_accounted_for_once() {
+        let (standing, _) = launch_with(|data| {
+            let c = data.launch.conservation.as_mut().expect("AMQP");
+            c.acked += 3;
+            c.duplicates += 3;
+        });
+        assert_eq!(standing, Standing::Valid);
+    }
+
+    #[test]
+    fn a_noisy_host_disturbs_and_does_not_invalidate() {
+        let (standing, failed) = launch_with(|data| data.launch.host.steal_ratio = 0.006);
+        assert_eq!(standing, Standing::Disturbed);
+        assert_eq!(failed, ["steal"]);
+    }
+
+    #[test]
+    fn a_fault_outweighs_a_disturbance_and_stands_in_the_note() {
+        let mut data = synthetic::one_launch();
+        data.launch.host.foreign_cores = 0.5;
+        data.launch.faults = vec!["subject died".into()];
+        let gates = judge(&data, 2);
+        assert_eq!(standing(&gates), Standing::Invalid);
+        assert_eq!(gates[0].note.as_deref(), Some("subject died"));
+    }
+
+    #[test]
+    fn operations_that_never_happened_fail_the_rate_gate() {
+        let (standing, failed) = launch_with(|data| data.launch.operations.clear());
+        assert_eq!(standing, Standing::Invalid);
+        assert!(
+            failed.contains(&"REST achieved/asked".to_owned()),
+            "{failed:?}"
+        );
+    }
+
+    #[test]
+    fn a_late_generator_makes_the_launch_invalid() {
+        let (standing, failed) = launch_with(|data| {
+            let lag = data.histograms.get_mut("rest.send_lag").expect("lag");
+            lag.saturating_record_n(900_000, lag.len() / 20);
+        });
+        assert_eq!(standing, Standing::Invalid);
+        assert_eq!(failed, ["REST send lag"]);
+    }
+
+    #[test]
+    fn clocks_that_contradict_littles_law_make_the_launch_invalid() {
+        let (standing, failed) = launch_with(|data| data.launch.generator.mean_in_flight *= 1.05);
+        assert_eq!(standing, Standing::Invalid);
+        assert_eq!(failed, ["Little's law |L − λW|/L"]);
+    }
+
+    #[test]
+    fn a_closed_loop_is_judged_by_its_answers_and_not_by_a_schedule() {
+        let mut data = synthetic::one_launch();
+        data.launch.arrival_rate_per_s.clear();
+        data.launch.generator.busy_ratio = 0.85;
+        let gates = judge(&data, 2);
+        assert_eq!(standing(&gates), Standing::Valid);
+        assert!(gates.iter().any(|g| g.name.starts_with("REST wrong")));
+        assert!(!gates.iter().any(|g| g.name.contains("send lag")));
+    }
+
+    #[test]
+    fn the_quantile_of_the_send_lag_follows_the_number_of_operations() {
+        let names = [2_000, 1_000, 999, 199, 99, 39, 0].map(|n| lag_quantile(n).1);
+        assert_eq!(names, ["p99", "p99", "p95", "p90", "p75", "p50", "p50"]);
+    }
+}

@@ -1,0 +1,330 @@
+//! From a run folder's values to its summary: a pure function, repeatable from the folder.
+
+pub mod comparison;
+pub mod gates;
+pub mod metric;
+pub mod statistics;
+#[cfg(test)]
+pub mod synthetic;
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Host, Launch, Manifest, Sample};
+use comparison::CellSummary;
+use gates::{Gate, Standing};
+use metric::{Metric, Reading};
+
+/// Everything that a run folder holds.
+#[derive(Debug, Clone)]
+pub struct RunData {
+    /// What the run was made of.
+    pub manifest: Manifest,
+    /// The launches in the order in which they were made.
+    pub launches: Vec<LaunchData>,
+}
+
+/// Everything that was written down about one launch.
+#[derive(Debug, Clone)]
+pub struct LaunchData {
+    /// Counts and facts.
+    pub launch: Launch,
+    /// Times in ns by tag: `rest.response`, `rest.service`, `rest.send_lag`, the same with
+    /// `amqp`, and `amqp.confirm`.
+    pub histograms: BTreeMap<String, Histogram<u64>>,
+    /// Rows of `samples.csv`.
+    pub samples: Vec<Sample>,
+}
+
+/// What the run says: written to `summary.json`, and the source of every report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Version of the method.
+    pub method_version: u32,
+    /// Folder name.
+    pub run_id: String,
+    /// `smoke`, `standard` or `full`.
+    pub profile: String,
+    /// Names of the subjects in tables and plots.
+    pub titles: BTreeMap<String, String>,
+    /// The machine.
+    pub host: Host,
+    /// How many launches may be used, and what the others failed.
+    pub validity: Validity,
+    /// Cells in the order of the manifest.
+    pub cells: Vec<CellSummary>,
+    /// Launches in the order in which they were made.
+    pub launches: Vec<LaunchSummary>,
+}
+
+/// One launch, judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LaunchSummary {
+    /// Position in the run.
+    pub ordinal: u32,
+    /// Block.
+    pub block: u32,
+    /// Cell.
+    pub cell: String,
+    /// Subject.
+    pub subject: String,
+    /// Whether its figures may be used.
+    pub standing: Standing,
+    /// Every gate with its value.
+    pub gates: Vec<Gate>,
+    /// Its figures, whatever its standing.
+    pub readings: BTreeMap<Metric, Reading>,
+}
+
+/// How much of the run may be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validity {
+    /// Launches in the order that was fixed before the run.
+    pub planned: usize,
+    /// Launches that were made, repetitions of disturbed ones included.
+    pub made: usize,
+    /// Launches that held every gate.
+    pub valid: usize,
+    /// Launches on a noisy host.
+    pub disturbed: usize,
+    /// Launches whose figures mean nothing.
+    pub invalid: usize,
+    /// Launches by the gate that they failed.
+    pub failed_gates: BTreeMap<String, usize>,
+    /// Whether the run was ended early.
+    pub interrupted: bool,
+}
+
+impl Validity {
+    /// Whether every planned launch was made and is valid.
+    pub fn is_complete(&self) -> bool {
+        !self.interrupted && self.made > 0 && self.valid == self.made && self.made >= self.planned
+    }
+
+    fn of(manifest: &Manifest, launches: &[LaunchSummary]) -> Validity {
+        let with = |standing| launches.iter().filter(|l| l.standing == standing).count();
+        let mut failed_gates = BTreeMap::new();
+        for gate in launches.iter().flat_map(|l| &l.gates).filter(|g| !g.passed) {
+            *failed_gates.entry(gate.name.clone()).or_default() += 1;
+        }
+        Validity {
+            planned: manifest.order.iter().map(Vec::len).sum(),
+            made: launches.len(),
+            valid: with(Standing::Valid),
+            disturbed: with(Standing::Disturbed),
+            invalid: with(Standing::Invalid),
+            failed_gates,
+            interrupted: manifest.interrupted,
+        }
+    }
+}
+
+/// Judges every launch, aggregates over valid blocks, compares, and answers.
+pub fn analyse(run: &RunData) -> Summary {
+    let manifest = &run.manifest;
+    let launches: Vec<_> = run.launches.iter().map(|l| judge(manifest, l)).collect();
+    let judged: Vec<_> = launches.iter().zip(&run.launches).collect();
+    let cells: Vec<_> = manifest
+        .cells
+        .iter()
+        .map(|cell| CellSummary::of(manifest, cell, &judged))
+        .collect();
+    let validity = Validity::of(manifest, &launches);
+    Summary {
+        method_version: manifest.method_version,
+        run_id: manifest.run_id.clone(),
+        profile: manifest.profile.clone(),
+        titles: titles(manifest),
+        host: manifest.host.clone(),
+        validity,
+        cells,
+        launches,
+    }
+}
+
+fn titles(manifest: &Manifest) -> BTreeMap<String, String> {
+    let subjects = manifest.subjects.iter();
+    subjects
+        .map(|s| (s.name.clone(), s.title.clone()))
+        .collect()
+}
+
+fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
+    let launch = &data.launch;
+    let gates = gates::judge(data, manifest.host.cores);
+    let facts = manifest.cells.iter().find(|c| c.cell == launch.cell);
+    let readings = facts
+        .map(metric::activity)
+        .map_or_else(BTreeMap::new, |activity| {
+            let read = |m: Metric| m.read(data, activity).map(|reading| (m, reading));
+            Metric::ALL.into_iter().filter_map(read).collect()
+        });
+    LaunchSummary {
+        ordinal: launch.ordinal,
+        block: launch.block,
+        cell: launch.cell.clone(),
+        subject: launch.subject.clone(),
+        standing: gates::standing(&gates),
+        gates,
+        readings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::comparison::Verdict;
+    use super::*;
+    use crate::record::Kind;
+
+    fn steady(summary: &Summary) -> &CellSummary {
+        let mut cells = summary.cells.iter();
+        cells
+            .find(|c| c.facts.scenario == "steady-mixed")
+            .expect("cell")
+    }
+
+    #[test]
+    fn the_planted_ratio_of_cpu_is_recovered() {
+        let summary = analyse(&synthetic::run(6));
+        let cpu = steady(&summary)
+            .comparison(Metric::CpuPerOperation)
+            .expect("metric");
+        let ratio = cpu.ratio("multi-process", "async").expect("both are valid");
+        let planted = synthetic::CPU_NS_PER_OPERATION["multi-process"]
+            / synthetic::CPU_NS_PER_OPERATION["async"];
+        assert!((ratio.ratio / planted - 1.0).abs() < 0.02, "{ratio:?}");
+        assert!(ratio.is_decided());
+        assert_eq!(
+            cpu.verdict,
+            Verdict::Winner {
+                subject: "async".into()
+            }
+        );
+    }
+
+    #[test]
+    fn equal_subjects_have_no_winner() {
+        let mut run = synthetic::run(6);
+        for data in &mut run.launches {
+            // Each model meets each of the three values equally often.
+            let place =
+                data.launch.block + u32::try_from(data.launch.subject.len()).expect("short");
+            data.launch.resources.pss_bytes = 4_000_000 + u64::from(place % 3) * 20_000;
+        }
+        let summary = analyse(&run);
+        let pss = steady(&summary).comparison(Metric::Pss).expect("metric");
+        assert!(
+            matches!(&pss.verdict, Verdict::NoDifference { subjects } if subjects.len() == 3),
+            "{:?}",
+            pss.verdict
+        );
+    }
+
+    #[test]
+    fn an_invalid_launch_is_kept_and_not_aggregated() {
+        let mut run = synthetic::run(4);
+        let bad = run
+            .launches
+            .iter_mut()
+            .find(|l| l.launch.cell == "steady-mixed")
+            .expect("launch");
+        bad.launch
+            .operations
+            .get_mut(&Kind::Rest)
+            .expect("REST")
+            .wrong = 1;
+        bad.launch.resources.pss_bytes = 1;
+        let subject = bad.launch.subject.clone();
+        let summary = analyse(&run);
+        let row = &steady(&summary)
+            .comparison(Metric::Pss)
+            .expect("metric")
+            .rows[&subject];
+        assert_eq!((row.blocks.len(), row.used), (4, 3));
+        assert!(row.median.expect("three valid") > 1e6);
+        assert_eq!(
+            (summary.validity.invalid, summary.validity.made),
+            (1, 4 * 3 * 8)
+        );
+        assert_eq!(
+            summary.validity.failed_gates["REST wrong, failed or timed out"],
+            1
+        );
+    }
+
+    #[test]
+    fn a_quantile_without_enough_operations_is_withheld_with_the_reason() {
+        let summary = analyse(&synthetic::run(3));
+        let low = summary
+            .cells
+            .iter()
+            .find(|c| c.facts.cell == "low-load")
+            .expect("cell");
+        let row = &low.comparison(Metric::RestP99).expect("metric").rows["async"];
+        assert_eq!(row.median, None);
+        assert_eq!(row.too_few, Some((300, 10_000)));
+    }
+
+    #[test]
+    fn a_repeated_launch_takes_the_place_of_the_disturbed_one() {
+        let mut run = synthetic::run(3);
+        let place = run
+            .launches
+            .iter()
+            .position(|l| l.launch.cell == "idle")
+            .expect("launch");
+        let again = run.launches[place].clone();
+        run.launches[place].launch.host.steal_ratio = 0.2;
+        run.launches[place].launch.resources.cpu_ns *= 50;
+        run.launches.insert(place + 1, again);
+        let summary = analyse(&run);
+        let subject = &run.launches[place].launch.subject;
+        let row = &summary.cells[0]
+            .comparison(Metric::CpuPerSecond)
+            .expect("metric")
+            .rows[subject];
+        assert_eq!((row.blocks.len(), row.used), (4, 3));
+        assert_eq!(summary.validity.disturbed, 1);
+    }
+
+    #[test]
+    fn a_run_without_launches_has_a_summary_that_says_so() {
+        let mut run = synthetic::run(3);
+        run.launches.clear();
+        run.manifest.interrupted = true;
+        let summary = analyse(&run);
+        assert!(!summary.validity.is_complete());
+        assert!(summary.cells.iter().all(|cell| cell.metrics.is_empty()));
+    }
+
+    #[test]
+    fn a_closed_loop_has_a_ceiling_and_no_response_times() {
+        let mut run = synthetic::run(3);
+        let cell = &mut run.manifest.cells[2];
+        cell.closed_loop = true;
+        cell.arrival_rate_per_s.clear();
+        for data in &mut run.launches {
+            data.launch.arrival_rate_per_s.clear();
+        }
+        let summary = analyse(&run);
+        let cell = steady(&summary);
+        assert_eq!(cell.comparison(Metric::RestP50), None);
+        let ceiling = cell.comparison(Metric::Ceiling).expect("metric");
+        assert_eq!(ceiling.rows["async"].median, Some(250.0));
+    }
+
+    #[test]
+    fn the_summary_survives_its_json_form() {
+        let summary = analyse(&synthetic::run(3));
+        let text = serde_json::to_string(&summary).expect("serialisable");
+        let read: Summary = serde_json::from_str(&text).expect("readable");
+        assert_eq!(read.validity, summary.validity);
+        let verdicts = |s: &Summary| -> Vec<Verdict> {
+            let metrics = s.cells.iter().flat_map(|c| &c.metrics);
+            metrics.map(|m| m.verdict.clone()).collect()
+        };
+        assert_eq!(verdicts(&read), verdicts(&summary));
+    }
+}

@@ -1,0 +1,281 @@
+//! Estimates over blocks: the unit of replication is the launch, never the request.
+
+use serde::{Deserialize, Serialize};
+
+/// Resamples of one bootstrap.
+pub const RESAMPLES: usize = 10_000;
+
+/// Fewest blocks from which an interval may name a winner.
+pub const FEWEST_BLOCKS: usize = 3;
+
+/// Smallest relative difference that may name a winner: the spread that repeated runs of one
+/// and the same subject are known to show even in CPU per operation, the steadiest metric.
+pub const SMALLEST_EFFECT: f64 = 0.02;
+
+/// Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom.
+const STUDENT_T: [f64; 20] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+    2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+];
+
+/// A 95 % confidence interval, in the unit of the estimate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Interval {
+    /// Whether `value` lies in the closed interval.
+    pub fn contains(&self, value: f64) -> bool {
+        self.low <= value && value <= self.high
+    }
+
+    fn hull(self, other: Interval) -> Interval {
+        Interval {
+            low: self.low.min(other.low),
+            high: self.high.max(other.high),
+        }
+    }
+
+    fn exp(self) -> Interval {
+        Interval {
+            low: self.low.exp(),
+            high: self.high.exp(),
+        }
+    }
+}
+
+/// Ratio of one subject to another, paired by block.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PairedRatio {
+    /// Geometric mean over blocks of the ratio within the block.
+    pub ratio: f64,
+    /// 95 % confidence interval; absent with fewer than two blocks.
+    pub interval: Option<Interval>,
+    /// Blocks in which both launches are valid.
+    pub blocks: usize,
+}
+
+impl PairedRatio {
+    /// Whether the data tell the two apart: enough blocks, an interval without 1, and an
+    /// effect of at least [`SMALLEST_EFFECT`] whichever way round the ratio is taken.
+    pub fn is_decided(&self) -> bool {
+        self.blocks >= FEWEST_BLOCKS
+            && self.ratio.ln().abs() >= SMALLEST_EFFECT.ln_1p()
+            && self.interval.is_some_and(|i| !i.contains(1.0))
+    }
+
+    /// The ratio seen from the other side.
+    pub fn inverse(&self) -> PairedRatio {
+        PairedRatio {
+            ratio: 1.0 / self.ratio,
+            interval: self.interval.map(|i| Interval {
+                low: 1.0 / i.high,
+                high: 1.0 / i.low,
+            }),
+            blocks: self.blocks,
+        }
+    }
+}
+
+/// Median; sorts its argument, and is `None` for none.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+/// Median over blocks with its bootstrap interval.
+pub fn median_over_blocks(values: &[f64], seed: u64) -> Option<(f64, Option<Interval>)> {
+    let estimate = median(&mut values.to_vec())?;
+    let interval = bootstrap(values, seed, |sample| {
+        median(sample).expect("a resample is as long as the sample, which is not empty")
+    });
+    Some((estimate, interval))
+}
+
+/// Ratio `a / b` from pairs of the same block; `None` without a pair or with one that is not positive.
+///
+/// The interval is the hull of the bootstrap's and Student's: with a handful of blocks the
+/// percentile bootstrap never leaves the range of the data and is therefore too narrow
+/// (three blocks that happen to agree in sign would always name a winner).
+pub fn paired_ratio(pairs: &[(f64, f64)], seed: u64) -> Option<PairedRatio> {
+    if pairs.is_empty() || pairs.iter().any(|&(a, b)| a <= 0.0 || b <= 0.0) {
+        return None;
+    }
+    let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a / b).ln()).collect();
+    let resampled = bootstrap(&logs, seed, |sample| mean(sample));
+    Some(PairedRatio {
+        ratio: mean(&logs).exp(),
+        interval: resampled.zip(student(&logs)).map(|(a, b)| a.hull(b).exp()),
+        blocks: pairs.len(),
+    })
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / count(values)
+}
+
+fn count(values: &[f64]) -> f64 {
+    u32::try_from(values.len()).map_or(f64::MAX, f64::from)
+}
+
+/// Student's 95 % interval of the mean; `None` for fewer than two values.
+fn student(values: &[f64]) -> Option<Interval> {
+    let freedom = values.len().checked_sub(1).filter(|&f| f > 0)?;
+    let centre = mean(values);
+    let squares: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
+    let error = (squares / (count(values) - 1.0) / count(values)).sqrt();
+    // Beyond the table the last entry is kept: it errs on the wide side.
+    let t = STUDENT_T[freedom.min(STUDENT_T.len()) - 1];
+    Some(Interval {
+        low: centre - t * error,
+        high: centre + t * error,
+    })
+}
+
+/// Percentile bootstrap (95 %); `None` for fewer than two values.
+fn bootstrap(values: &[f64], seed: u64, statistic: impl Fn(&mut [f64]) -> f64) -> Option<Interval> {
+    let (first, rest) = values.split_first().filter(|(_, rest)| !rest.is_empty())?;
+    if rest.iter().all(|value| value == first) {
+        // Every resample is the sample.
+        let estimate = statistic(&mut values.to_vec());
+        return Some(Interval {
+            low: estimate,
+            high: estimate,
+        });
+    }
+    let mut random = SplitMix64(seed);
+    let mut sample = vec![0.0; values.len()];
+    let mut estimates: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            sample.fill_with(|| values[random.below(values.len())]);
+            statistic(&mut sample)
+        })
+        .collect();
+    estimates.sort_unstable_by(f64::total_cmp);
+    Some(Interval {
+        low: estimates[RESAMPLES / 40],
+        high: estimates[RESAMPLES - 1 - RESAMPLES / 40],
+    })
+}
+
+/// Steele, Lea and Flood's generator: enough for resampling, and the same on every platform.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..limit` by multiply-and-shift; the bias is below 2⁻⁵⁰ for such limits.
+    fn below(&mut self, limit: usize) -> usize {
+        let product = u128::from(self.next()) * limit as u128;
+        usize::try_from(product >> 64).expect("the product's upper half is below the limit")
+    }
+}
+
+/// Seed of one estimate: the run's seed mixed with the estimate's name (FNV-1a), so that
+/// adding a cell or a subject does not change the intervals of the others.
+pub fn seed_for(run_seed: u64, name: &[&str]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ run_seed;
+    for byte in name.iter().flat_map(|part| part.bytes().chain([0])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_count_is_the_midpoint() {
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&mut []), None);
+    }
+
+    #[test]
+    fn split_mix_gives_the_published_sequence() {
+        let mut random = SplitMix64(1_234_567);
+        assert_eq!(random.next(), 6_457_827_717_110_365_317);
+        assert_eq!(random.next(), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn three_agreeing_but_scattered_blocks_decide_nothing() {
+        let pairs = [(1.02, 1.0), (1.3, 1.0), (1.1, 1.0)];
+        let ratio = paired_ratio(&pairs, 7).expect("positive pairs");
+        assert!(!ratio.is_decided(), "{ratio:?}");
+    }
+
+    #[test]
+    fn three_tight_blocks_decide_a_clear_difference() {
+        let pairs = [(1.98, 1.0), (2.0, 1.0), (2.03, 1.0)];
+        let ratio = paired_ratio(&pairs, 7).expect("positive pairs");
+        assert!(ratio.is_decided(), "{ratio:?}");
+    }
+
+    #[test]
+    fn a_difference_of_one_percent_decides_nothing_however_steady() {
+        let ratio = paired_ratio(&[(1.01, 1.0); 20], 7).expect("positive pairs");
+        assert!(!ratio.is_decided() && !ratio.inverse().is_decided());
+    }
+
+    #[test]
+    fn two_blocks_never_decide() {
+        let ratio = paired_ratio(&[(2.0, 1.0), (2.0, 1.0)], 7).expect("positive pairs");
+        assert!(!ratio.is_decided());
+    }
+
+    #[test]
+    fn a_zero_has_no_ratio() {
+        assert_eq!(paired_ratio(&[(0.0, 1.0)], 1), None);
+        assert_eq!(paired_ratio(&[], 1), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn the_median_lies_within_its_interval(values in prop::collection::vec(0.1..1e6_f64, 2..12), seed: u64) {
+            let (estimate, interval) = median_over_blocks(&values, seed).expect("values");
+            prop_assert!(interval.expect("two or more").contains(estimate));
+        }
+
+        #[test]
+        fn a_common_factor_is_recovered_whatever_the_blocks_share(
+            blocks in prop::collection::vec(0.1..1e6_f64, 3..12), factor in 0.2..5.0_f64, seed: u64,
+        ) {
+            let pairs: Vec<_> = blocks.iter().map(|b| (b * factor, *b)).collect();
+            let found = paired_ratio(&pairs, seed).expect("positive pairs");
+            prop_assert!((found.ratio / factor - 1.0).abs() < 1e-9);
+        }
+
+        #[test]
+        fn the_inverse_of_the_inverse_is_the_ratio(a in 0.1..10.0_f64, b in 0.1..10.0_f64, c in 0.1..10.0_f64) {
+            let found = paired_ratio(&[(a, 1.0), (b, 1.0), (c, 1.0)], 3).expect("positive pairs");
+            prop_assert!((found.inverse().inverse().ratio - found.ratio).abs() < 1e-9);
+            prop_assert_eq!(found.inverse().is_decided(), found.is_decided());
+        }
+
+        #[test]
+        fn the_same_seed_gives_the_same_interval(values in prop::collection::vec(0.1..10.0_f64, 2..8), seed: u64) {
+            prop_assert_eq!(median_over_blocks(&values, seed), median_over_blocks(&values, seed));
+        }
+    }
+}

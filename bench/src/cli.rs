@@ -1,0 +1,376 @@
+//! The command line: verbs, options, and which exit code tells what.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::broker;
+use crate::device::Simulator;
+use crate::host;
+use crate::pipeline::{self, RunEnd, RunError, RunOptions};
+use crate::profile::ProfileName;
+use crate::run_dir::RunDir;
+use crate::scenario::{self, DefinitionError};
+use crate::subject::{self, Subject};
+use crate::verify;
+
+/// A run was invalid, or a verification failed.
+const EXIT_INVALID: u8 = 1;
+/// Usage or configuration.
+const EXIT_USAGE: u8 = 2;
+/// No broker, no build, no folder.
+const EXIT_ENVIRONMENT: u8 = 3;
+/// Ctrl-C.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Compares one service in three concurrency models.
+#[derive(Debug, Parser)]
+#[command(
+    name = "threeways",
+    version,
+    after_help = "Exit codes: 0 all is well; 1 a launch is \
+invalid or a verification failed; 2 usage or configuration; 3 no broker, build or folder; \
+130 interrupted."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Measure subjects in scenarios and write a report.
+    Run(RunArgs),
+    /// Run the black-box suite against subjects.
+    Verify(VerifyArgs),
+    /// Build the report of a run folder again: the same bytes each time.
+    Report(ReportArgs),
+    /// List subjects, scenarios and profiles.
+    List,
+    /// Start, stop or show the broker.
+    Broker {
+        #[command(subcommand)]
+        verb: BrokerVerb,
+    },
+    /// Simulate the device: answer each line after a latency, until Ctrl-C.
+    Device(DeviceArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// How thorough: smoke (3 blocks, 90 s), standard (10 blocks, 20 min) or full (20 blocks).
+    #[arg(long, value_enum, default_value = "smoke")]
+    profile: ProfileName,
+    /// Scenario to run; may be repeated [default: those marked as default].
+    #[arg(long = "scenario", value_name = "NAME")]
+    scenarios: Vec<String>,
+    /// Subject to measure; may be repeated [default: those marked as default].
+    #[arg(long = "subject", value_name = "NAME")]
+    subjects: Vec<String>,
+    /// Blocks, each with one launch of every subject in every cell [default: by the profile].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    blocks: Option<u32>,
+    /// Seed of orders and schedules [default: the clock, in seconds].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    purge: bool,
+    /// Folder that gets the run's folder [default: results in the workspace].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// Subject to verify; may be repeated [default: those marked as default].
+    #[arg(long = "subject", value_name = "NAME")]
+    subjects: Vec<String>,
+    /// Only cases whose name contains this text.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    case: String,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    purge: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// Run folder, such as results/20260102T030405Z-smoke.
+    run: PathBuf,
+    /// Also put the answer between the markers of this file.
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BrokerVerb {
+    /// Make sure that a broker runs, and leave it running.
+    Up,
+    /// Stop the broker that `up` started.
+    Down,
+    /// Show what runs.
+    Status,
+}
+
+#[derive(Debug, Args)]
+struct DeviceArgs {
+    /// Wait before each answer, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 10)]
+    latency_ms: u64,
+    /// Address to listen on; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8870")]
+    listen: SocketAddr,
+}
+
+/// Parses the process's arguments, does what they say, and tells how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format_target(false)
+        .init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows which stream each goes to.
+            let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match perform(cli.verb) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// The exit code that belongs to an error: configuration is the user's, a subject that does not
+/// come up is a verdict on it, the rest is the machine's.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<DefinitionError>() {
+        return EXIT_USAGE;
+    }
+    error.downcast_ref().map_or(EXIT_ENVIRONMENT, run_exit_code)
+}
+
+fn run_exit_code(error: &RunError) -> u8 {
+    match error {
+        RunError::Definition(_) => EXIT_USAGE,
+        RunError::Launch(_) => EXIT_INVALID,
+        RunError::Interrupted => EXIT_INTERRUPTED,
+        RunError::Partial { source, .. } => run_exit_code(source),
+        RunError::Build(_) | RunError::Broker(_) | RunError::RunDir(_) | RunError::Machine(..) => {
+            EXIT_ENVIRONMENT
+        }
+    }
+}
+
+fn perform(verb: Verb) -> anyhow::Result<u8> {
+    match verb {
+        Verb::Run(args) => run(args.into()),
+        Verb::Verify(args) => verify(&args),
+        Verb::Report(args) => report(&args),
+        Verb::List => list(),
+        Verb::Broker { verb } => broker(&verb),
+        Verb::Device(args) => device(&args),
+    }
+}
+
+impl From<RunArgs> for RunOptions {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            profile: args.profile,
+            scenarios: args.scenarios,
+            subjects: args.subjects,
+            blocks: args.blocks,
+            seed: args.seed,
+            purge: args.purge,
+            out: args.out,
+        }
+    }
+}
+
+/// Runs the comparison and prints the answer and where the report is.
+///
+/// # Errors
+/// If the run could not begin or ended early; its message names what to mend.
+pub fn run(options: RunOptions) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    let report = pipeline::run(&options, &interrupt)?;
+    print!("{}", report.text);
+    println!("report: {}", report.folder.join("report.html").display());
+    println!("        {}", report.folder.join("report.md").display());
+    Ok(match report.end {
+        RunEnd::Valid => 0,
+        RunEnd::NotAllValid => EXIT_INVALID,
+        RunEnd::Interrupted => EXIT_INTERRUPTED,
+    })
+}
+
+/// A flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
+fn interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(EXIT_INTERRUPTED));
+        }
+        eprintln!("interrupted: what was measured is kept and reported; again to stop at once");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(flag)
+}
+
+fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    let root = host::workspace();
+    let all = subject::read_all(&root.join("bench/subjects"))?;
+    let subjects = subject::select(&all, &args.subjects)?;
+    let mut broker = broker::acquire(&broker::Options {
+        purge: args.purge,
+        ..broker::Options::from_environment(root.clone())
+    })?;
+    let scratch = tempdir()?;
+    let mut failed = false;
+    for subject in &subjects {
+        if interrupt.load(Ordering::Relaxed) {
+            return Ok(EXIT_INTERRUPTED);
+        }
+        let built = subject.build(&root)?;
+        let mut context = verify::Context {
+            name: subject.name.clone(),
+            executable: built.executable,
+            args: subject.args.clone(),
+            scratch: scratch.clone(),
+            broker: &mut broker,
+        };
+        let results = verify::run(&mut context, &args.case);
+        println!("{}", verify::text(&subject.name, &results));
+        failed |= results.iter().any(|result| is_failure(subject, result));
+    }
+    std::fs::remove_dir_all(&scratch)
+        .with_context(|| format!("cannot remove {}", scratch.display()))?;
+    broker.stop();
+    Ok(if failed { EXIT_INVALID } else { 0 })
+}
+
+/// Whether a case failed that must not: a declared deviation of a hardening case may.
+fn is_failure(subject: &Subject, result: &verify::CaseResult) -> bool {
+    let declared = subject
+        .deviations
+        .iter()
+        .any(|deviation| deviation.case == result.name);
+    let excused = declared && result.class == verify::Class::Hardening;
+    matches!(result.verdict, verify::Verdict::Failed(_)) && !excused
+}
+
+/// A folder of our own for the stderr of subjects under verification.
+fn tempdir() -> anyhow::Result<PathBuf> {
+    let path = std::env::temp_dir().join(format!("threeways-{}", std::process::id()));
+    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Ok(path)
+}
+
+fn report(args: &ReportArgs) -> anyhow::Result<u8> {
+    let run = RunDir::open(&args.run)?;
+    let summary = pipeline::write_report(&run)?;
+    if let Some(readme) = &args.readme {
+        pipeline::write_answer(readme, &summary)?;
+    }
+    println!("report: {}", run.path().join("report.html").display());
+    Ok(0)
+}
+
+fn list() -> anyhow::Result<u8> {
+    let root = host::workspace();
+    println!("subjects (* compared by default):");
+    for subject in subject::read_all(&root.join("bench/subjects"))? {
+        let mark = if subject.default { '*' } else { ' ' };
+        println!("  {mark} {:<24} {}", subject.name, subject.title);
+    }
+    println!("scenarios (* measured by default):");
+    for scenario in scenario::read_all(&root.join("bench/scenarios"))? {
+        let mark = if scenario.default { '*' } else { ' ' };
+        println!("  {mark} {:<24} {}", scenario.name, scenario.question);
+    }
+    println!("profiles:");
+    for name in ProfileName::ALL {
+        println!("    {name:<24} {} blocks", name.profile().blocks);
+    }
+    Ok(0)
+}
+
+fn broker(verb: &BrokerVerb) -> anyhow::Result<u8> {
+    let root = host::workspace();
+    let options = broker::Options::from_environment(root.clone());
+    println!("{}", broker_line(verb, &options, &root)?);
+    Ok(0)
+}
+
+fn broker_line(
+    verb: &BrokerVerb,
+    options: &broker::Options,
+    root: &Path,
+) -> Result<String, broker::Error> {
+    match verb {
+        BrokerVerb::Up => broker::up(options),
+        BrokerVerb::Down => broker::down(root),
+        BrokerVerb::Status => Ok(broker::status(options)),
+    }
+}
+
+fn device(args: &DeviceArgs) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    let latency = Duration::from_millis(args.latency_ms);
+    let simulator = Simulator::start(args.listen, latency).with_context(|| {
+        format!(
+            "cannot listen on {}; choose another with --listen",
+            args.listen
+        )
+    })?;
+    println!("listening on {}", simulator.address());
+    while !interrupt.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_verb_is_a_usage_error() {
+        let error = Cli::try_parse_from(["threeways", "meter"]).expect_err("no such verb");
+        assert_eq!(error.exit_code(), i32::from(EXIT_USAGE));
+        assert!(error.to_string().contains("meter"));
+    }
+
+    #[test]
+    fn a_wrong_name_is_the_users_and_a_missing_folder_the_machines() {
+        let wrong = DefinitionError::Unknown {
+            what: "subject",
+            name: "x".into(),
+            known: "y".into(),
+        };
+        assert_eq!(exit_code(&RunError::from(wrong).into()), EXIT_USAGE);
+        let missing = RunDir::open(Path::new("/nowhere")).expect_err("no such folder");
+        assert_eq!(exit_code(&missing.into()), EXIT_ENVIRONMENT);
+    }
+}

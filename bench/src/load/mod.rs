@@ -1,0 +1,46 @@
+//! The load: one thread, one epoll loop, one schedule for both protocols.
+//!
+//! The schedule is fixed before the run and never looks at an answer (open loop), so that a slow
+//! subject cannot slow its own load down and hide that it is slow (coordinated omission).
+//!
+//! Four times are kept per kind:
+//! * `send_lag`: intended instant to the instant at which the loop got to it; the generator's own
+//!   lateness, and nothing else. The gate on the generator rests on it.
+//! * `connection_wait` (REST): loop-ready to the first byte; above zero when every connection was
+//!   busy. That wait is the subject's doing, so it is part of the response time and not of the lag.
+//! * `service`: first byte to complete answer.
+//! * `response`: *intended* instant to complete answer; the headline.
+
+mod amqp;
+mod engine;
+mod generator;
+mod pacer;
+mod recorder;
+mod request;
+mod rest;
+
+pub use amqp::{AmqpPlan, seed_message};
+pub use engine::{LoadTarget, Observation, Window};
+pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
+pub use pacer::{Arrival, Pacer, SplitMix};
+pub use request::{Exchange, KEYS, key};
+
+/// Why the load could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The event queue of the kernel could not be used.
+    #[error("the generator cannot use epoll")]
+    Poll(#[source] std::io::Error),
+    /// No connection to the subject.
+    #[error("the generator cannot connect to the subject at {address}")]
+    Connect {
+        /// Subject.
+        address: std::net::SocketAddr,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No connection to the broker.
+    #[error("the generator cannot use the broker")]
+    Broker(#[source] crate::amqp::Error),
+}

@@ -1,0 +1,145 @@
+//! When operations are due: fixed before the run, in closed form or from a seed.
+
+/// Gives the instant of each operation.
+pub trait Pacer {
+    /// Instant of the operation `seq` since the start of the load, in ns.
+    ///
+    /// Called with `seq` = 0, 1, 2, …; the results never fall.
+    fn intended_ns(&mut self, seq: u64) -> u64;
+}
+
+/// How operations arrive.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arrival {
+    /// `t_k = (k + phase) / rate`, each computed from `k` so that no error adds up.
+    Constant {
+        /// Operations per second, above 0.
+        rate_per_s: f64,
+        /// Offset in periods, in `[0, 1)`: keeps two kinds from being due together.
+        phase: f64,
+    },
+    /// Exponential gaps.
+    Poisson {
+        /// Operations per second, above 0.
+        rate_per_s: f64,
+        /// Seed of the gaps.
+        seed: u64,
+    },
+}
+
+impl Arrival {
+    /// The pacer of this arrival.
+    #[must_use]
+    pub fn pacer(self) -> Box<dyn Pacer + Send> {
+        match self {
+            Self::Constant { rate_per_s, phase } => Box::new(Constant { rate_per_s, phase }),
+            Self::Poisson { rate_per_s, seed } => Box::new(Poisson {
+                rate_per_s,
+                random: SplitMix(seed),
+                elapsed_s: 0.0,
+            }),
+        }
+    }
+}
+
+struct Constant {
+    rate_per_s: f64,
+    phase: f64,
+}
+
+impl Pacer for Constant {
+    fn intended_ns(&mut self, seq: u64) -> u64 {
+        ((seq as f64 + self.phase) / self.rate_per_s * 1e9) as u64
+    }
+}
+
+struct Poisson {
+    rate_per_s: f64,
+    random: SplitMix,
+    elapsed_s: f64,
+}
+
+impl Pacer for Poisson {
+    fn intended_ns(&mut self, _seq: u64) -> u64 {
+        // 1 − u lies in (0, 1], so the logarithm is finite.
+        self.elapsed_s -= (1.0 - self.random.next_unit()).ln() / self.rate_per_s;
+        (self.elapsed_s * 1e9) as u64
+    }
+}
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): the same sequence on every machine for ever.
+#[derive(Debug, Clone)]
+pub struct SplitMix(
+    /// Seed, then state.
+    pub u64,
+);
+
+impl SplitMix {
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub fn next_unit(&mut self) -> f64 {
+        // 53 bits are what an f64 holds exactly.
+        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Shuffles in place (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            let other = (self.next_unit() * (last + 1) as f64) as usize;
+            items.swap(last, other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_schedule_does_not_drift() {
+        let arrival = Arrival::Constant {
+            rate_per_s: 3.0,
+            phase: 0.5,
+        };
+        let mut pacer = arrival.pacer();
+        assert_eq!(pacer.intended_ns(0), 166_666_666);
+        // After 10^9 operations the sum of rounded gaps would be a third of a second off.
+        let far = pacer.intended_ns(3_000_000_000);
+        assert!(far.abs_diff(1_000_000_000_166_666_666) < 1_000, "{far}");
+    }
+
+    #[test]
+    fn poisson_gaps_are_exponential_and_repeatable() {
+        let arrival = Arrival::Poisson {
+            rate_per_s: 1_000.0,
+            seed: 7,
+        };
+        let instants = |mut pacer: Box<dyn Pacer + Send>| -> Vec<u64> {
+            (0..20_000).map(|seq| pacer.intended_ns(seq)).collect()
+        };
+        let first = instants(arrival.pacer());
+        assert_eq!(first, instants(arrival.pacer()));
+        let mean = first[19_999] as f64 / 2e4;
+        assert!((mean / 1e6 - 1.0).abs() < 0.03, "{mean}");
+        // The share of gaps above the mean is 1/e.
+        let above = first.windows(2).filter(|w| w[1] - w[0] > 1_000_000).count();
+        assert!((above as f64 / 2e4 - 0.3679).abs() < 0.02, "{above}");
+    }
+
+    #[test]
+    fn a_shuffle_keeps_every_item() {
+        let mut items: Vec<u32> = (0..24).collect();
+        SplitMix(1).shuffle(&mut items);
+        assert_ne!(items, (0..24).collect::<Vec<_>>());
+        items.sort_unstable();
+        assert_eq!(items, (0..24).collect::<Vec<_>>());
+    }
+}

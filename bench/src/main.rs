@@ -1,0 +1,7 @@
+//! `threeways`: see `threeways --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    threeways::cli::main()
+}

@@ -1,0 +1,375 @@
+//! The order of a run, and the only module that knows it.
+//!
+//! `broker → build → quiet → (launch → verify → load ∥ sample → stop → write)* → analyse → report`.
+
+mod inquiry;
+mod measurement;
+mod plan;
+mod progress;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
+
+use crate::analyse::{LaunchData, RunData, Summary, analyse};
+use crate::broker::{self, Broker};
+use crate::device::Simulator;
+use crate::launch::LaunchError;
+use crate::profile::ProfileName;
+use crate::record::{Layout, Manifest};
+use crate::run_dir::{RunDir, RunDirError};
+use crate::scenario::{self, Cell, DefinitionError};
+use crate::subject::{self, BuildError, BuiltSubject, Subject};
+use crate::{host, report};
+
+use measurement::{Bench, Task};
+use plan::Slot;
+use progress::Progress;
+
+/// Wait of the device simulator before each answer.
+const DEVICE_LATENCY: Duration = Duration::from_millis(10);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// How thorough.
+    pub profile: ProfileName,
+    /// Scenarios; none for the default ones.
+    pub scenarios: Vec<String>,
+    /// Subjects; none for the default ones.
+    pub subjects: Vec<String>,
+    /// Blocks instead of the profile's number.
+    pub blocks: Option<u32>,
+    /// Seed of orders, schedules and bootstrap; from the clock if none.
+    pub seed: Option<u64>,
+    /// Whether a broker that was not started here may be emptied.
+    pub purge: bool,
+    /// Parent of the run folder; `results` below the workspace if none.
+    pub out: Option<PathBuf>,
+}
+
+/// What a run ended with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Every launch is valid.
+    Valid,
+    /// At least one launch is not.
+    NotAllValid,
+    /// Ctrl-C, or a fault that ended the run early.
+    Interrupted,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct RunReport {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// How it ended.
+    pub end: RunEnd,
+    /// The answer and the validity, as text to print.
+    pub text: String,
+}
+
+/// Why there is no run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file or a name is wrong.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// A subject does not build.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// No broker.
+    #[error(transparent)]
+    Broker(#[from] broker::Error),
+    /// The run folder.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// The run ended early; what was measured is kept, marked and reported.
+    #[error("the run ended early; what was measured until then is in {}", folder.display())]
+    Partial {
+        /// Run folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<RunError>,
+    },
+    /// Ctrl-C before the first launch.
+    #[error("interrupted before the first launch; there is nothing to keep")]
+    Interrupted,
+    /// A subject did not come up; it would not in any later launch either.
+    #[error("a subject cannot be measured")]
+    Launch(#[from] LaunchError),
+    /// Something of the machine.
+    #[error("{0}")]
+    Machine(String, #[source] std::io::Error),
+}
+
+/// The cells and subjects that the options name.
+///
+/// # Errors
+/// [`RunError::Definition`] for a wrong file or an unknown name.
+pub fn choose(options: &RunOptions, root: &Path) -> Result<(Vec<Cell>, Vec<Subject>), RunError> {
+    let scenarios = scenario::read_all(&root.join("bench/scenarios"))?;
+    let chosen = scenario::select(scenarios, &options.scenarios)?;
+    let cells = chosen
+        .iter()
+        .flat_map(|scenario| scenario.cells(options.profile))
+        .collect();
+    let subjects = subject::read_all(&root.join("bench/subjects"))?;
+    let subjects = subject::select(&subjects, &options.subjects)?;
+    Ok((cells, subjects))
+}
+
+/// Runs everything and reports; `interrupt` ends it after the current launch is given up.
+///
+/// # Errors
+/// [`RunError`] if it could not begin; what was measured before a later fault is kept, marked
+/// and reported.
+pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunReport, RunError> {
+    let root = host::workspace();
+    let (cells, subjects) = choose(options, &root)?;
+    let broker_options = broker::Options {
+        purge: options.purge,
+        ..broker::Options::from_environment(root.clone())
+    };
+    let mut broker = broker::acquire(&broker_options)?;
+    pin_broker(&mut broker, &cells)?;
+    let visit = Visit::begin(&broker)?;
+    let built = build(&subjects, &root, interrupt)?;
+    let device = start_device()?;
+    let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
+    let profile = options.profile.profile();
+    let slots = plan::slots(
+        &cells,
+        &built,
+        options.blocks.unwrap_or(profile.blocks),
+        seed,
+    );
+    let mut manifest = plan::manifest(&profile, seed, &root, &cells, &built, &slots);
+    manifest.broker = broker.facts.clone();
+    let out = options.out.clone().unwrap_or_else(|| root.join("results"));
+    let run = RunDir::create(&out, &manifest.run_id)?;
+    run.write_manifest(&manifest)?;
+    let mut bench = Bench {
+        broker: &mut broker,
+        device: device.address(),
+        profile: &profile,
+        run: &run,
+        seed,
+        interrupt,
+    };
+    let measured = measure_all(&mut bench, &slots, &mut manifest);
+    visit.end(&broker);
+    broker.stop();
+    manifest.interrupted |= measured.is_err();
+    run.write_manifest(&manifest)?;
+    let summary = write_report(&run)?;
+    match measured {
+        Ok(()) => Ok(conclude(&run, &summary)),
+        Err(source) => Err(RunError::Partial {
+            folder: run.path().to_owned(),
+            source: Box::new(source),
+        }),
+    }
+}
+
+/// Leaves a broker that is not ours as it was: queues that were not there go with the run.
+struct Visit {
+    made_here: Vec<&'static str>,
+}
+
+impl Visit {
+    fn begin(broker: &Broker) -> Result<Self, RunError> {
+        let mut made_here = Vec::new();
+        if !broker.is_ours() {
+            let mut session = broker.session().map_err(broker::Error::from)?;
+            for queue in [INGEST_QUEUE, DEAD_LETTER_QUEUE] {
+                let depth = session.depth(queue).map_err(broker::Error::from)?;
+                if depth.is_none() {
+                    made_here.push(queue);
+                }
+            }
+        }
+        Ok(Self { made_here })
+    }
+
+    fn end(self, broker: &Broker) {
+        let remove = || {
+            let mut session = broker.session()?;
+            self.made_here
+                .iter()
+                .try_for_each(|queue| session.delete_queue(queue))
+        };
+        if !self.made_here.is_empty()
+            && let Err(error) = remove()
+        {
+            log::warn!("cannot delete {}: {error}", self.made_here.join(", "));
+        }
+    }
+}
+
+/// The broker shares the generator's core if any cell leaves the subject a core of its own.
+fn pin_broker(broker: &mut Broker, cells: &[Cell]) -> Result<(), RunError> {
+    let isolated = cells
+        .iter()
+        .any(|cell| cell.scenario.layout == Layout::Isolated);
+    if isolated && let Some(cpu) = host::instrument_cpu(Layout::Isolated) {
+        let pinned = broker.pin(&[cpu])?;
+        if !pinned {
+            log::warn!("the broker is not ours: it may use the subject's core");
+        }
+    }
+    Ok(())
+}
+
+fn build(
+    subjects: &[Subject],
+    root: &Path,
+    interrupt: &AtomicBool,
+) -> Result<Vec<BuiltSubject>, RunError> {
+    let spinner = progress::building(subjects.len());
+    let built = subjects
+        .iter()
+        .map(|subject| {
+            spinner.next(&subject.name);
+            let built = subject.build(root);
+            // Ctrl-C reaches cargo, too: its failure is no defect of the package.
+            if interrupt.load(Ordering::Relaxed) {
+                return Err(RunError::Interrupted);
+            }
+            Ok(built?)
+        })
+        .collect::<Result<_, _>>()?;
+    spinner.finish();
+    Ok(built)
+}
+
+fn start_device() -> Result<Simulator, RunError> {
+    let cpu = host::instrument_cpu(Layout::Isolated).map(|cpu| vec![cpu]);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    host::with_cpus(cpu.as_deref(), || Simulator::start(address, DEVICE_LATENCY))
+        .and_then(|started| started)
+        .map_err(|error| RunError::Machine("cannot start the device simulator".into(), error))
+}
+
+/// Every launch in its order; the manifest says how far it came.
+fn measure_all(
+    bench: &mut Bench<'_>,
+    slots: &[Slot<'_>],
+    manifest: &mut Manifest,
+) -> Result<(), RunError> {
+    let started = Instant::now();
+    let broker: Vec<i32> = bench.broker_pids();
+    let limit = Duration::from_secs_f64(bench.profile.quiet_wait_s);
+    if let Some(noise) = host::wait_until_quiet(limit, &broker, bench.interrupt) {
+        log::warn!("{noise}; launches that it disturbs will say so");
+    }
+    let progress = Progress::new(slots.len());
+    for (ordinal, slot) in slots.iter().enumerate() {
+        if bench.interrupt.load(Ordering::Relaxed) {
+            manifest.interrupted = true;
+            break;
+        }
+        let task = Task {
+            ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
+            block: slot.block,
+            cell: slot.cell,
+            subject: slot.subject,
+        };
+        progress.next(&format!(
+            "block {} {} {}",
+            slot.block,
+            slot.cell.name,
+            task.name()
+        ));
+        let faults = measurement::measure(bench, &task);
+        manifest.elapsed_s = started.elapsed().as_secs_f64();
+        let faults = faults?;
+        for fault in &faults {
+            progress.warn(&format!("{} {}: {fault}", slot.cell.name, task.name()));
+        }
+    }
+    manifest.interrupted |= bench.interrupt.load(Ordering::Relaxed);
+    progress.finish();
+    Ok(())
+}
+
+/// Reads a whole run folder.
+///
+/// # Errors
+/// [`RunDirError`].
+pub fn read_run(run: &RunDir) -> Result<RunData, RunDirError> {
+    let launches = run
+        .launch_dirs()?
+        .iter()
+        .map(|dir| {
+            Ok(LaunchData {
+                launch: dir.launch()?,
+                histograms: dir.histograms()?,
+                samples: dir.samples()?,
+            })
+        })
+        .collect::<Result<_, RunDirError>>()?;
+    Ok(RunData {
+        manifest: run.manifest()?,
+        launches,
+    })
+}
+
+/// Analyses a run folder and writes summary and reports into it: the same bytes each time.
+///
+/// # Errors
+/// [`RunDirError`].
+pub fn write_report(run: &RunDir) -> Result<Summary, RunDirError> {
+    let data = read_run(run)?;
+    let summary = analyse(&data);
+    run.write_file("summary.json", report::summary_json(&summary).as_bytes())?;
+    for exporter in report::exporters() {
+        let text = exporter.render(&data, &summary);
+        run.write_file(exporter.file_name(), text.as_bytes())?;
+    }
+    Ok(summary)
+}
+
+/// Replaces the answer between the markers of a README.
+///
+/// # Errors
+/// If the file cannot be read or written, or has no markers.
+pub fn write_answer(readme: &Path, summary: &Summary) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(readme)
+        .with_context(|| format!("cannot read {}", readme.display()))?;
+    let text = report::with_answer(&text, summary).with_context(|| {
+        let (begin, end) = (report::ANSWER_BEGIN, report::ANSWER_END);
+        format!("{} has no lines `{begin}` and `{end}`", readme.display())
+    })?;
+    std::fs::write(readme, text).with_context(|| format!("cannot write {}", readme.display()))
+}
+
+fn conclude(run: &RunDir, summary: &Summary) -> RunReport {
+    let validity = &summary.validity;
+    let end = if validity.interrupted {
+        RunEnd::Interrupted
+    } else if validity.is_complete() {
+        RunEnd::Valid
+    } else {
+        RunEnd::NotAllValid
+    };
+    let mut text = report::answer::answer(summary).join("\n");
+    text += &format!(
+        "\n\n{} of {} planned launches are valid, {} disturbed, {} invalid.\n",
+        validity.valid, validity.planned, validity.disturbed, validity.invalid
+    );
+    for (gate, launches) in &validity.failed_gates {
+        text += &format!("  {launches} × {gate}\n");
+    }
+    RunReport {
+        folder: run.path().to_owned(),
+        end,
+        text,
+    }
+}

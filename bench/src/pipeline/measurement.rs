@@ -1,0 +1,463 @@
+//! One launch: from empty queues to a written record.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use contract::QueueType;
+use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
+
+use super::RunError;
+use super::inquiry;
+use crate::amqp::redact;
+use crate::broker::Broker;
+use crate::host::{self, Reading};
+use crate::launch::{self, LaunchError, LaunchPlan, Running};
+use crate::load::{
+    AmqpPlan, Arrival, Exchange, Generator, KEYS, LoadPlan, LoadResult, RestPlan, seed_message,
+};
+use crate::profile::Profile;
+use crate::record::{Conservation, HostDuring, Kind, Launch, Resources, Sample};
+use crate::run_dir::RunDir;
+use crate::sample::{ProcessTree, Timeline, drain, members, resources, watch, watch_drain};
+use crate::scenario::{ArrivalKind, Cell, RestRequest};
+use crate::subject::BuiltSubject;
+
+/// Longest time from launch to ready.
+const READY_WITHIN: Duration = Duration::from_secs(15);
+/// Longest time from SIGTERM to the end: the contract's grace and a margin.
+const STOP_WITHIN: Duration = Duration::from_secs(12);
+/// From the decision to start until the first instant of the schedule.
+const LEAD: Duration = Duration::from_millis(10);
+/// Look at the subject's life and at Ctrl-C this often while it is under load.
+const WATCH: Duration = Duration::from_millis(5);
+
+/// What all launches share.
+pub(super) struct Bench<'a> {
+    pub(super) broker: &'a mut Broker,
+    pub(super) device: SocketAddr,
+    pub(super) profile: &'a Profile,
+    pub(super) run: &'a RunDir,
+    pub(super) seed: u64,
+    pub(super) interrupt: &'a Arc<AtomicBool>,
+}
+
+impl Bench<'_> {
+    /// Processes of the broker, if it is ours.
+    pub(super) fn broker_pids(&self) -> Vec<i32> {
+        let pids = self.broker.pids();
+        pids.into_iter()
+            .filter_map(|pid| i32::try_from(pid).ok())
+            .collect()
+    }
+}
+
+/// One launch of the plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Task<'a> {
+    pub(super) ordinal: u32,
+    pub(super) block: u32,
+    pub(super) cell: &'a Cell,
+    pub(super) subject: &'a BuiltSubject,
+}
+
+impl Task<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.subject.subject.name
+    }
+
+    fn is_drain(&self) -> bool {
+        self.cell.prefill > 0
+    }
+
+    fn reads_latest(&self) -> bool {
+        let rest = self.cell.load.rest.as_ref();
+        rest.is_some_and(|rest| rest.mix.contains(&RestRequest::Latest))
+    }
+}
+
+/// What was measured of one launch.
+#[derive(Default)]
+struct Measured {
+    load: LoadResult,
+    samples: Vec<Sample>,
+    resources: Resources,
+    drain: Option<crate::record::Drain>,
+    host: HostDuring,
+    window_s: f64,
+    /// Events that were published beside the load: seeds and prefill.
+    published: u64,
+    confirmed: u64,
+    deliveries: inquiry::Deliveries,
+    ready_s: f64,
+    stop_s: f64,
+    faults: Vec<String>,
+}
+
+/// Launches, measures, stops and writes; returns what went wrong, which is written, too.
+///
+/// # Errors
+/// [`RunError`] if the broker cannot be emptied or the record cannot be written: then no later
+/// launch would do better.
+pub(super) fn measure(bench: &mut Bench<'_>, task: &Task<'_>) -> Result<Vec<String>, RunError> {
+    let dir = bench
+        .run
+        .begin_launch(task.ordinal, &task.cell.name, task.name(), task.block)?;
+    bench.broker.reset(QueueType::Quorum)?;
+    let plan = launch_plan(bench, task, dir.stderr_path());
+    let mut measured = Measured::default();
+    let observed = observe(bench, task, plan.clone(), &mut measured);
+    if let Err(fault) = &observed {
+        measured.faults.push(fault.to_string());
+    }
+    if bench.interrupt.load(Ordering::Relaxed) {
+        measured
+            .faults
+            .push("the run was interrupted in this launch".into());
+    }
+    let mut faults = std::mem::take(&mut measured.faults);
+    faults.append(&mut measured.load.faults);
+    let conservation = conservation(bench, &measured)?;
+    let launch = record(task, &plan, &measured, conservation, faults);
+    dir.finish(&launch, &measured.load.histograms, &measured.samples)?;
+    match observed {
+        Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => Err(error.into()),
+        _ => Ok(launch.faults),
+    }
+}
+
+/// What ended a launch early.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    /// It did not come up: the same would happen again.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for Fault {
+    fn from(words: String) -> Self {
+        Self::Other(words)
+    }
+}
+
+fn launch_plan(bench: &Bench<'_>, task: &Task<'_>, stderr: std::path::PathBuf) -> LaunchPlan {
+    let mut environment = task.cell.environment.clone();
+    let fixed = [
+        ("BC_HTTP_ADDR", "127.0.0.1:0".to_owned()),
+        ("BC_AMQP_URL", bench.broker.url.clone()),
+        ("BC_DEVICE_ADDR", bench.device.to_string()),
+        ("BC_NAME", "bench".to_owned()),
+    ];
+    environment.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+    LaunchPlan {
+        name: task.name().to_owned(),
+        executable: task.subject.executable.clone(),
+        args: task.subject.subject.args.clone(),
+        environment,
+        cpus: host::subject_cpus(task.cell.scenario.layout),
+        stderr,
+        ready_within: READY_WITHIN,
+    }
+}
+
+/// Everything between the start of the subject and its end.
+fn observe(
+    bench: &Bench<'_>,
+    task: &Task<'_>,
+    plan: LaunchPlan,
+    measured: &mut Measured,
+) -> Result<(), Fault> {
+    if task.is_drain() {
+        publish(bench, task, task.cell.prefill, measured)?;
+    }
+    let mut running = launch::start(plan)?;
+    let result = if task.is_drain() {
+        observe_drain(bench, task, &mut running, measured)
+    } else {
+        observe_load(bench, task, &mut running, measured)
+    };
+    if running.ended().is_none() {
+        let expected = measured.confirmed + measured.load.confirmed;
+        measured.deliveries = inquiry::deliveries(&running, expected);
+    }
+    measured.ready_s = running.ready_s();
+    let stopped = running.stop(STOP_WITHIN);
+    measured.stop_s = stopped.stop_s;
+    measured.faults.extend(stopped.faults);
+    result
+}
+
+fn chain(error: anyhow::Error) -> String {
+    format!("{error:#}")
+}
+
+/// Publishes events beside the load: seeds of keys, or a drain's prefill.
+fn publish(
+    bench: &Bench<'_>,
+    task: &Task<'_>,
+    count: u64,
+    measured: &mut Measured,
+) -> Result<(), String> {
+    let plan = amqp_plan(bench, task, "s");
+    let publish = || {
+        let mut session = bench.broker.session()?;
+        let batch = session.publish_batch((0..count).map(|seq| seed_message(&plan, seq)))?;
+        session.close()?;
+        Ok(batch)
+    };
+    let batch = publish().map_err(|error: crate::amqp::Error| chain(error.into()))?;
+    measured.published += batch.published;
+    measured.confirmed += batch.acked;
+    Ok(())
+}
+
+/// Message ids are unique over all launches: run's seed, ordinal, and purpose.
+fn amqp_plan(bench: &Bench<'_>, task: &Task<'_>, purpose: &str) -> AmqpPlan {
+    let payload_bytes = task
+        .cell
+        .load
+        .amqp
+        .as_ref()
+        .map_or(128, |amqp| amqp.payload_bytes);
+    AmqpPlan {
+        url: bench.broker.url.clone(),
+        id_prefix: format!("{:x}-{}-{purpose}", bench.seed, task.ordinal),
+        payload_bytes,
+    }
+}
+
+fn observe_load(
+    bench: &Bench<'_>,
+    task: &Task<'_>,
+    running: &mut Running,
+    measured: &mut Measured,
+) -> Result<(), Fault> {
+    running.await_ready()?;
+    inquiry::verify(running, &task.subject.subject.model)?;
+    if task.reads_latest() {
+        publish(bench, task, KEYS, measured)?;
+        inquiry::await_keys(running, KEYS)?;
+    }
+    let plan = load_plan(bench, task, running.address());
+    let generator = Generator::prepare(plan).map_err(|error| chain(error.into()))?;
+    let mut tree = ProcessTree::new(running.root());
+    let start = Instant::now() + LEAD;
+    let timeline = timeline(bench, task, start);
+    let abort = AtomicBool::new(false);
+    let instrument = host::instrument_cpu(task.cell.scenario.layout).map(|cpu| vec![cpu]);
+    let (load, samples, host) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| generator.run(start, &abort));
+        let sampler = || watch(&mut tree, timeline, &abort);
+        let samples = scope.spawn(|| pinned(instrument.as_deref(), sampler));
+        let host = scope.spawn(|| pinned(instrument.as_deref(), || watch_host(timeline, &abort)));
+        guard(running, bench.interrupt, &abort, || load.is_finished());
+        // The window is over: whoever still sleeps (idle has no load to wait for) may finish.
+        (join(load), join(samples), join(host))
+    });
+    measured.window_s = task.cell.window_s;
+    measured.load = load;
+    measured.resources = resources(&samples);
+    measured.samples = samples;
+    if let Some((before, after)) = host {
+        let subject = members(running.root());
+        measured.host = after.since(&before, &subject, &bench.broker_pids());
+    }
+    Ok(())
+}
+
+fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `work` on the instrument's core; on any core if that one cannot be had.
+fn pinned<T>(cpus: Option<&[usize]>, work: impl FnOnce() -> T) -> T {
+    if let Some(cpus) = cpus
+        && let Err(error) = host::pin_current_thread(cpus)
+    {
+        log::warn!("a thread of the instrument cannot be pinned: {error}");
+    }
+    work()
+}
+
+/// Sets `abort` when the subject has died or Ctrl-C was pressed, until `is_over`.
+fn guard(
+    running: &mut Running,
+    interrupt: &AtomicBool,
+    abort: &AtomicBool,
+    is_over: impl Fn() -> bool,
+) {
+    while !is_over() {
+        if running.ended().is_some() || interrupt.load(Ordering::Relaxed) {
+            abort.store(true, Ordering::Relaxed);
+        }
+        std::thread::sleep(WATCH);
+    }
+}
+
+fn timeline(bench: &Bench<'_>, task: &Task<'_>, start: Instant) -> Timeline {
+    let window_start = Duration::from_secs_f64(task.cell.warm_up_s);
+    Timeline {
+        start,
+        window_start,
+        window_end: window_start + Duration::from_secs_f64(task.cell.window_s),
+        interval: Duration::from_secs_f64(1.0 / bench.profile.sample_rate_per_s),
+    }
+}
+
+/// Readings of the whole machine just inside of the window; `None` after an abort.
+fn watch_host(timeline: Timeline, abort: &AtomicBool) -> Option<(Reading, Reading)> {
+    const STEP: Duration = Duration::from_millis(10);
+    let wait = |until: Instant| {
+        while Instant::now() < until {
+            if abort.load(Ordering::Relaxed) {
+                return None;
+            }
+            std::thread::sleep(STEP.min(until.saturating_duration_since(Instant::now())));
+        }
+        Some(())
+    };
+    // Beside the sampler's edges, so that the two do not read at the same instant.
+    wait(timeline.start + timeline.window_start + STEP)?;
+    let before = Reading::take();
+    wait(timeline.start + timeline.window_end.saturating_sub(STEP * 2))?;
+    Some((before, Reading::take()))
+}
+
+fn load_plan(bench: &Bench<'_>, task: &Task<'_>, address: SocketAddr) -> LoadPlan {
+    let cell = task.cell;
+    let seed = bench.seed ^ (u64::from(task.ordinal) << 32);
+    let rest = cell.load.rest.as_ref().map(|rest| RestPlan {
+        address,
+        turns: Exchange::turns(&rest.mix, address),
+        connections: cell.scenario.connections,
+        arrival: arrival(rest.arrival, rest.rate_per_s, 0.0, seed),
+    });
+    let amqp = cell.load.amqp.as_ref().and_then(|amqp| {
+        // Half a period behind the REST requests of the same rate.
+        let arrival = arrival(amqp.arrival, amqp.rate_per_s, 0.5, seed + 1)?;
+        Some((amqp_plan(bench, task, "e"), arrival))
+    });
+    LoadPlan {
+        rest,
+        amqp,
+        warm_up: Duration::from_secs_f64(cell.warm_up_s),
+        window: Duration::from_secs_f64(cell.window_s),
+        timeout: Duration::from_secs_f64(cell.scenario.timeout_s),
+        cpu: host::instrument_cpu(cell.scenario.layout),
+    }
+}
+
+fn arrival(kind: ArrivalKind, rate_per_s: f64, phase: f64, seed: u64) -> Option<Arrival> {
+    match kind {
+        ArrivalKind::Constant => Some(Arrival::Constant { rate_per_s, phase }),
+        ArrivalKind::Poisson => Some(Arrival::Poisson { rate_per_s, seed }),
+        ArrivalKind::ClosedLoop => None,
+    }
+}
+
+/// The drain begins with the launch, so it is watched from the moment that the port is open.
+fn observe_drain(
+    bench: &Bench<'_>,
+    task: &Task<'_>,
+    running: &mut Running,
+    measured: &mut Measured,
+) -> Result<(), Fault> {
+    let address = running.address();
+    let mut tree = ProcessTree::new(running.root());
+    let abort = AtomicBool::new(false);
+    let instrument = host::instrument_cpu(task.cell.scenario.layout).map(|cpu| vec![cpu]);
+    let limits = (
+        Duration::from_secs_f64(1.0 / bench.profile.progress_rate_per_s),
+        Duration::from_secs_f64(task.cell.window_s),
+    );
+    let before = Reading::take();
+    let (ready, watched) = std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            pinned(instrument.as_deref(), || {
+                let prefill = task.cell.prefill;
+                watch_drain(address, &mut tree, prefill, Instant::now(), limits, &abort)
+            })
+        });
+        let ready = running.await_ready();
+        abort.store(ready.is_err(), Ordering::Relaxed);
+        guard(running, bench.interrupt, &abort, || watching.is_finished());
+        (ready, join(watching))
+    });
+    let (readings, samples) = watched;
+    measured.host = Reading::take().since(&before, tree.members(), &bench.broker_pids());
+    let drain = drain(&readings, task.cell.prefill);
+    measured.window_s = drain.counted_s;
+    measured.drain = Some(drain);
+    measured.resources = resources(&samples);
+    measured.samples = samples;
+    ready?;
+    Ok(inquiry::verify(running, &task.subject.subject.model)?)
+}
+
+/// Every event accounted for, after the subject has ended and its queues are at rest.
+fn conservation(bench: &Bench<'_>, measured: &Measured) -> Result<Option<Conservation>, RunError> {
+    let published = measured.published + measured.load.published;
+    if published == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Conservation {
+        published,
+        confirmed: measured.confirmed + measured.load.confirmed,
+        acked: measured.deliveries.acked,
+        duplicates: measured.deliveries.duplicates,
+        still_queued: bench.broker.depth(INGEST_QUEUE)?.into(),
+        dead_lettered: bench.broker.depth(DEAD_LETTER_QUEUE)?.into(),
+    }))
+}
+
+fn without_password(name: &str, value: &str) -> String {
+    match name {
+        "BC_AMQP_URL" => redact(value),
+        _ => value.to_owned(),
+    }
+}
+
+fn record(
+    task: &Task<'_>,
+    plan: &LaunchPlan,
+    measured: &Measured,
+    conservation: Option<Conservation>,
+    faults: Vec<String>,
+) -> Launch {
+    let executable = plan.executable.file_name().unwrap_or_default();
+    let mut command = vec![executable.to_string_lossy().into_owned()];
+    command.extend(plan.args.clone());
+    let environment: BTreeMap<_, _> = plan
+        .environment
+        .iter()
+        .map(|(name, value)| (name.clone(), without_password(name, value)))
+        .collect();
+    let arrival_rate_per_s: BTreeMap<Kind, f64> = task.cell.arrival_rate_per_s();
+    Launch {
+        ordinal: task.ordinal,
+        block: task.block,
+        cell: task.cell.name.clone(),
+        subject: task.name().to_owned(),
+        layout: task.cell.scenario.layout,
+        command,
+        environment,
+        ready_s: measured.ready_s,
+        stop_s: measured.stop_s,
+        window_s: measured.window_s,
+        arrival_rate_per_s,
+        operations: measured.load.operations.clone(),
+        resources: measured.resources.clone(),
+        drain: measured.drain.clone(),
+        conservation,
+        generator: measured.load.generator.clone(),
+        host: measured.host.clone(),
+        faults,
+    }
+}

@@ -1,0 +1,383 @@
+//! The nouns of a run folder: what is written down before anything is computed.
+//!
+//! Every type here is plain data with a stable JSON form; [`crate::analyse`] and [`crate::report`]
+//! are pure functions of these values and of the histograms and samples beside them.
+//! Durations carry their unit in the name; ratios lie in `[0, 1]`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the method; results of different versions are not comparable.
+pub const METHOD_VERSION: u32 = 1;
+
+/// How the subject, the generator and the broker share the cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// Subject on cpu0; generator, sampler, device and broker on cpu1.
+    Isolated,
+    /// Subject on every core; generator on cpu1.
+    Shared,
+    /// Nothing pinned.
+    Native,
+}
+
+/// The two protocols that a subject serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One HTTP request; it is done when its response was read and checked.
+    Rest,
+    /// One event published to the broker with `reply_to`; it is done when the reply that
+    /// tells that its effect is visible was received and checked.
+    Amqp,
+}
+
+/// How one operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationOutcome {
+    /// Answered in time, and the answer was the right one.
+    Ok,
+    /// Answered, but with a wrong status, length or token.
+    Wrong,
+    /// The connection failed.
+    Failed,
+    /// Not answered by its deadline; recorded at the deadline.
+    TimedOut,
+    /// Never sent: the generator was late by more than the deadline, or the run ended.
+    NotSent,
+}
+
+/// One flat record per operation; instants are nanoseconds since the start of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operation {
+    /// Position in the schedule of its kind, from 0.
+    pub seq: u64,
+    /// Which protocol.
+    pub kind: Kind,
+    /// Instant fixed by the schedule before the run.
+    pub intended_ns: u64,
+    /// Instant at which the first byte was handed to the kernel.
+    pub sent_ns: u64,
+    /// Instant at which the answer was complete, or the deadline.
+    pub done_ns: u64,
+    /// How it ended.
+    pub outcome: OperationOutcome,
+    /// Bytes of the answer.
+    pub bytes: u32,
+}
+
+/// Counts of the operations of one kind in the measured window.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationCounts {
+    /// Operations whose intended send time lies in the window.
+    pub planned: u64,
+    /// Of these, how many were sent.
+    pub issued: u64,
+    /// Answered correctly.
+    pub ok: u64,
+    /// Answered wrongly: any makes the run invalid.
+    pub wrong: u64,
+    /// Connection failures.
+    pub failed: u64,
+    /// Not answered by the deadline.
+    pub timed_out: u64,
+    /// Never sent.
+    pub not_sent: u64,
+    /// Bytes of the answers.
+    pub bytes: u64,
+}
+
+/// CPU, memory and switches of the subject's whole process tree.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resources {
+    /// On-CPU time in the window from `schedstat`, all threads.
+    pub cpu_ns: u64,
+    /// User part in the window, from `stat` (10 ms ticks).
+    pub user_ns: u64,
+    /// System part in the window, from `stat` (10 ms ticks).
+    pub system_ns: u64,
+    /// Time spent runnable but waiting for a core, from `schedstat`.
+    pub run_queue_wait_ns: u64,
+    /// Voluntary context switches in the window.
+    pub voluntary_switches: u64,
+    /// Involuntary context switches in the window.
+    pub involuntary_switches: u64,
+    /// Median over the window's samples of the summed PSS.
+    pub pss_bytes: u64,
+    /// Median of the summed USS.
+    pub uss_bytes: u64,
+    /// Median of the summed RSS (shown, never ranked: it counts shared pages more than once).
+    pub rss_bytes: u64,
+    /// Highest summed PSS seen.
+    pub pss_max_bytes: u64,
+    /// Threads over the tree at the end of the window.
+    pub threads: u32,
+    /// Processes in the tree at the end of the window.
+    pub processes: u32,
+}
+
+/// The drain of a prefilled queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Messages that were in the queue before the launch.
+    pub prefilled: u64,
+    /// Messages counted as acked by the end.
+    pub acked: u64,
+    /// Messages between the first and the last progress reading used for the rate.
+    pub counted: u64,
+    /// Seconds between these readings.
+    pub counted_s: f64,
+    /// CPU of the tree between these readings.
+    pub counted_cpu_ns: u64,
+}
+
+/// Every message accounted for; a launch whose sides differ is invalid.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conservation {
+    /// Events published to the ingest exchange.
+    pub published: u64,
+    /// Of these, confirmed by the broker.
+    pub confirmed: u64,
+    /// Acked by the subject, by its own count (duplicates included).
+    pub acked: u64,
+    /// Deliveries that the subject saw more than once.
+    pub duplicates: u64,
+    /// Still in the queue after the subject has stopped.
+    pub still_queued: u64,
+    /// In the dead-letter queue.
+    pub dead_lettered: u64,
+}
+
+/// The generator's own behaviour in the window.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct GeneratorFacts {
+    /// Share of the window in which the generator's thread was on a core and not
+    /// merely spinning towards the next send.
+    pub busy_ratio: f64,
+    /// Share of the window in which it was runnable but waiting for a core.
+    pub wait_ratio: f64,
+    /// Highest number of operations in flight at once.
+    pub max_in_flight: u64,
+    /// Integral of the operations in flight over the window, divided by the window (L).
+    pub mean_in_flight: f64,
+    /// What the generator's thread was given: `fifo 10`, `nice -20`, or `none`.
+    #[serde(default)]
+    pub priority: String,
+}
+
+/// What else the host did in the window.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostDuring {
+    /// Share of all CPU time stolen by the hypervisor.
+    pub steal_ratio: f64,
+    /// CPU of processes other than subject, instrument and broker, in cores.
+    pub foreign_cores: f64,
+    /// CPU of the broker, in cores; reported apart because it competes for the cores.
+    pub broker_cores: f64,
+}
+
+/// One launch of one subject in one cell: the unit of replication.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Position in the run, from 0.
+    pub ordinal: u32,
+    /// Block (repetition), from 0.
+    pub block: u32,
+    /// Cell: a scenario with one value of its axis, such as `io-wait/pool=16`.
+    pub cell: String,
+    /// Subject's name.
+    pub subject: String,
+    /// Layout.
+    pub layout: Layout,
+    /// Command line.
+    pub command: Vec<String>,
+    /// `BC_` variables, passwords removed.
+    pub environment: BTreeMap<String, String>,
+    /// Launch to ready.
+    pub ready_s: f64,
+    /// Stop signal to exit.
+    pub stop_s: f64,
+    /// Length of the measured window, warm-up excluded.
+    pub window_s: f64,
+    /// Offered load per kind in operations per second.
+    pub arrival_rate_per_s: BTreeMap<Kind, f64>,
+    /// Counts per kind.
+    pub operations: BTreeMap<Kind, OperationCounts>,
+    /// The subject's resources.
+    pub resources: Resources,
+    /// For cells that drain a queue.
+    pub drain: Option<Drain>,
+    /// For cells with AMQP load.
+    pub conservation: Option<Conservation>,
+    /// The generator.
+    pub generator: GeneratorFacts,
+    /// The host.
+    pub host: HostDuring,
+    /// What went wrong, in words; a launch with a fault is invalid.
+    pub faults: Vec<String>,
+}
+
+/// One row of `samples.csv`: counters since the launch, sums over the process tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Since the start of the load, in ms; warm-up rows are negative.
+    pub t_ms: f64,
+    /// On-CPU time from `schedstat`.
+    pub cpu_ns: u64,
+    /// User time (10 ms ticks).
+    pub user_ns: u64,
+    /// System time (10 ms ticks).
+    pub system_ns: u64,
+    /// Runnable but waiting.
+    pub run_queue_wait_ns: u64,
+    /// Voluntary context switches.
+    pub voluntary_switches: u64,
+    /// Involuntary context switches.
+    pub involuntary_switches: u64,
+    /// Summed PSS.
+    pub pss_bytes: u64,
+    /// Summed USS.
+    pub uss_bytes: u64,
+    /// Summed RSS.
+    pub rss_bytes: u64,
+    /// Threads.
+    pub threads: u32,
+    /// Processes.
+    pub processes: u32,
+}
+
+/// What the run was made of; written first, completed at the end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`METHOD_VERSION`] of the run.
+    pub method_version: u32,
+    /// Folder name below `results/`.
+    pub run_id: String,
+    /// `smoke`, `standard` or `full`.
+    pub profile: String,
+    /// RFC 3339.
+    pub started_at: String,
+    /// Seconds from start to end, 0 while running.
+    pub elapsed_s: f64,
+    /// Whether Ctrl-C or a fault ended the run early.
+    pub interrupted: bool,
+    /// Seed of block orders and bootstrap.
+    pub seed: u64,
+    /// Version of the instrument.
+    pub threeways_version: String,
+    /// Commit of the tree, or `unknown`.
+    pub commit: String,
+    /// Whether the tree differed from that commit.
+    pub dirty: bool,
+    /// FNV-1a hash of `Cargo.lock`, hexadecimal.
+    pub lock_hash: String,
+    /// `rustc --version`.
+    pub rustc: String,
+    /// The machine.
+    pub host: Host,
+    /// The broker.
+    pub broker: BrokerFacts,
+    /// Subjects by name.
+    pub subjects: Vec<SubjectFacts>,
+    /// Cells in the order of the report.
+    pub cells: Vec<CellFacts>,
+    /// Order of the launches: per block, the pairs `cell subject`.
+    pub order: Vec<Vec<String>>,
+}
+
+/// The machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    /// Kernel release.
+    pub kernel: String,
+    /// CPU model.
+    pub cpu_model: String,
+    /// Online cores.
+    pub cores: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Hard limit of open files.
+    pub open_files_limit: u64,
+}
+
+/// The broker.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BrokerFacts {
+    /// Product and version, as the broker says.
+    pub version: String,
+    /// `given`, `answering`, `compose` or `private-node`.
+    pub origin: String,
+    /// Whether its processes could be pinned.
+    pub pinned: bool,
+}
+
+/// One subject as it was built.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubjectFacts {
+    /// Name of the subject file.
+    pub name: String,
+    /// Name in tables and plots.
+    pub title: String,
+    /// `multi-process`, `multi-thread` or `async`.
+    pub model: String,
+    /// Declared deviations from the contract.
+    pub deviations: Vec<String>,
+    /// Size of the binary.
+    pub binary_bytes: u64,
+    /// Output of `cargo tree -e features` for the package.
+    pub features: Vec<String>,
+}
+
+/// One cell: a scenario with one value of its axis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellFacts {
+    /// `scenario` or `scenario/axis=value`.
+    pub cell: String,
+    /// Scenario name.
+    pub scenario: String,
+    /// What it asks, one sentence.
+    pub question: String,
+    /// Value of the axis, if it has one.
+    pub axis: Option<String>,
+    /// Layout.
+    pub layout: Layout,
+    /// Offered load per kind in operations per second; empty for drains and idle.
+    pub arrival_rate_per_s: BTreeMap<Kind, f64>,
+    /// Measured window in seconds (for a drain: messages are in `prefill`).
+    pub window_s: f64,
+    /// Messages in the queue before the launch, for drains.
+    pub prefill: u64,
+    /// Whether each connection sends as soon as it was answered: a ceiling, and no response times.
+    #[serde(default)]
+    pub closed_loop: bool,
+}
+
+#[cfg(test)]
+impl Launch {
+    /// A launch without load, for tests of what is written and read.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            ordinal: 0,
+            block: 0,
+            cell: "io-wait/pool=1".into(),
+            subject: "async".into(),
+            layout: Layout::Isolated,
+            command: vec!["service-async".into()],
+            environment: BTreeMap::new(),
+            ready_s: 0.1,
+            stop_s: 0.1,
+            window_s: 1.0,
+            arrival_rate_per_s: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            resources: Resources::default(),
+            drain: None,
+            conservation: None,
+            generator: GeneratorFacts::default(),
+            host: HostDuring::default(),
+            faults: vec![],
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What every form of the report must hold.
+
+use super::*;
+use crate::analyse::{analyse, synthetic};
+
+fn render(run: &RunData) -> (Summary, Vec<String>) {
+    let summary = analyse(run);
+    let texts = exporters().map(|e| e.render(run, &summary)).to_vec();
+    (summary, texts)
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes() {
+    let run = synthetic::run(3);
+    let (first, texts) = render(&run);
+    let (second, again) = render(&run.clone());
+    assert_eq!(summary_json(&first), summary_json(&second));
+    assert_eq!(texts, again);
+}
+
+#[test]
+fn the_page_needs_nothing_but_itself() {
+    let (_, texts) = render(&synthetic::run(3));
+    let page = &texts[1];
+    for foreign in ["http:", "https:", "<script", "@import", "url(", "src="] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    assert!(!page.contains("NaN") && !page.contains("inf\""));
+}
+
+#[test]
+fn every_figure_names_its_layout() {
+    let (_, texts) = render(&synthetic::run(3));
+    let captions = texts[1].matches("<figcaption>").count();
+    let mut rest = texts[1].split("<figcaption>");
+    rest.next();
+    assert!(captions > 20, "{captions}");
+    assert!(rest.all(|c| {
+        c.split("</figcaption>")
+            .next()
+            .is_some_and(|c| c.contains("isolated layout"))
+    }));
+}
+
+#[test]
+fn an_empty_run_still_has_a_marked_report() {
+    let mut run = synthetic::run(3);
+    run.launches.clear();
+    run.manifest.interrupted = true;
+    for text in render(&run).1 {
+        assert!(text.contains("PARTIAL: the run was interrupted"));
+        assert!(
+            text.contains("Never launched here: asynchronous, multi-process and multi-thread.")
+        );
+    }
+}
+
+#[test]
+fn a_run_without_cells_or_subjects_does_not_panic() {
+    let mut run = synthetic::run(1);
+    run.launches.truncate(2);
+    run.manifest.cells.clear();
+    run.manifest.subjects.clear();
+    run.manifest.order.clear();
+    for text in render(&run).1 {
+        assert!(text.contains("the run has no cell under steady load"));
+    }
+}
+
+#[test]
+fn names_from_outside_cannot_break_the_page() {
+    let mut run = synthetic::run(3);
+    run.manifest.subjects[0].title = "<b>&\"".into();
+    run.launches[0].launch.faults = vec!["</td><script>".into()];
+    let page = &render(&run).1[1];
+    assert!(!page.contains("<script>") && !page.contains("<b>&"));
+    assert!(page.contains("&lt;b&gt;&amp;&quot;"));
+}
+
+#[test]
+fn an_invalid_launch_is_listed_with_its_gate_and_its_raw_data() {
+    let mut run = synthetic::run(3);
+    run.launches[3].launch.faults = vec!["subject died".into()];
+    let folder = format::raw_folder(&run.launches[3].launch);
+    for text in render(&run).1 {
+        assert!(text.contains("faults: 1 (= 0) [subject died]"));
+        assert!(text.contains(&folder));
+        assert!(text.contains("71 of 72 launches valid, 0 disturbed, 1 invalid; 72 planned"));
+    }
+}
+
+#[test]
+fn the_answer_replaces_what_stands_between_the_markers() {
+    let summary = analyse(&synthetic::run(3));
+    let readme = format!("# A\n\n{ANSWER_BEGIN}\nstale\n{ANSWER_END}\n\nend\n");
+    let new = with_answer(&readme, &summary).expect("markers");
+    assert!(new.starts_with("# A\n\n<!-- answer:begin -->\nChoose asynchronous: "));
+    assert!(new.ends_with("<!-- answer:end -->\n\nend\n") && !new.contains("stale"));
+    assert_eq!(with_answer(&new, &summary).as_deref(), Some(&*new));
+    assert_eq!(with_answer("no markers", &summary), None);
+}
+
+/// For eyes: `THREEWAYS_PAGE=/tmp/page.html cargo test -p threeways writes_a_page -- --ignored`.
+#[test]
+#[ignore = "writes a file"]
+fn writes_a_page_to_be_looked_at() {
+    let mut run = synthetic::run(10);
+    run.launches[7].launch.faults = vec!["subject died 1.2 s after the start of the load".into()];
+    run.launches[19].launch.host.steal_ratio = 0.013;
+    let path = std::env::var("THREEWAYS_PAGE").expect("THREEWAYS_PAGE names the file");
+    std::fs::write(path, &render(&run).1[1]).expect("writable");
+}

@@ -1,0 +1,483 @@
+//! The run folder: the only module that writes below `results/`.
+//!
+//! ```text
+//! results/<run-id>/manifest.json
+//! results/<run-id>/launches/<ordinal>-<cell>-<subject>-b<block>/launch.json
+//!                                                              /histograms.hlog
+//!                                                              /samples.csv
+//!                                                              /stderr.log   if there was any
+//! ```
+//! Every file appears complete or not at all: it is written beside its name and then renamed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
+};
+use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
+
+use crate::record::{Launch, Manifest, Sample};
+
+const MANIFEST: &str = "manifest.json";
+const LAUNCHES: &str = "launches";
+const LAUNCH: &str = "launch.json";
+const HISTOGRAMS: &str = "histograms.hlog";
+const SAMPLES: &str = "samples.csv";
+const STDERR: &str = "stderr.log";
+
+/// Histograms of one launch by tag, such as `rest.response`; values in nanoseconds.
+pub type Histograms = BTreeMap<String, Histogram<u64>>;
+
+/// Why a run folder could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// A file or folder could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file or folder could not be read.
+    #[error("cannot read {}; is it a run folder?", path.display())]
+    Read {
+        /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file was read but is not what it should be.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// One run folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes `<parent>/<run_id>` and its `launches`.
+    ///
+    /// # Errors
+    /// [`RunDirError::Write`]; also if the folder exists already.
+    pub fn create(parent: &Path, run_id: &str) -> Result<Self, RunDirError> {
+        let path = parent.join(run_id);
+        let write = |path: &Path| {
+            let path = path.to_owned();
+            move |source| RunDirError::Write { path, source }
+        };
+        fs::create_dir_all(parent).map_err(write(parent))?;
+        fs::create_dir(&path).map_err(write(&path))?;
+        fs::create_dir(path.join(LAUNCHES)).map_err(write(&path))?;
+        Ok(Self { path })
+    }
+
+    /// Opens an existing run.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`] if it holds no manifest.
+    pub fn open(path: &Path) -> Result<Self, RunDirError> {
+        let manifest = path.join(MANIFEST);
+        fs::metadata(&manifest).map_err(|source| RunDirError::Read {
+            path: manifest,
+            source,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the manifest, replacing an earlier one.
+    ///
+    /// # Errors
+    /// [`RunDirError::Write`].
+    pub fn write_manifest(&self, manifest: &Manifest) -> Result<(), RunDirError> {
+        let mut text = serde_json::to_string_pretty(manifest).expect("plain data serialises");
+        text.push('\n');
+        self.write_file(MANIFEST, text.as_bytes())
+    }
+
+    /// Reads the manifest.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`] or [`RunDirError::Damaged`].
+    pub fn manifest(&self) -> Result<Manifest, RunDirError> {
+        read_json(&self.path.join(MANIFEST))
+    }
+
+    /// Writes a file of the run, such as `report.md`.
+    ///
+    /// # Errors
+    /// [`RunDirError::Write`].
+    pub fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), RunDirError> {
+        write_atomically(&self.path.join(name), bytes)
+    }
+
+    /// Makes the folder of one launch, before it starts.
+    ///
+    /// # Errors
+    /// [`RunDirError::Write`].
+    pub fn begin_launch(
+        &self,
+        ordinal: u32,
+        cell: &str,
+        subject: &str,
+        block: u32,
+    ) -> Result<LaunchDir, RunDirError> {
+        let cell = cell.replace('/', "-");
+        let path = self
+            .path
+            .join(LAUNCHES)
+            .join(format!("{ordinal:04}-{cell}-{subject}-b{block}"));
+        fs::create_dir(&path).map_err(|source| RunDirError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(LaunchDir { path })
+    }
+
+    /// Folders of the complete launches, in order.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`].
+    pub fn launch_dirs(&self) -> Result<Vec<LaunchDir>, RunDirError> {
+        let folder = self.path.join(LAUNCHES);
+        let read = |source| RunDirError::Read {
+            path: folder.clone(),
+            source,
+        };
+        let mut dirs = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            if path.join(LAUNCH).is_file() {
+                dirs.push(LaunchDir { path });
+            }
+        }
+        dirs.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(dirs)
+    }
+
+    /// Every complete launch, in order.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub fn launches(&self) -> Result<Vec<Launch>, RunDirError> {
+        self.launch_dirs()?.iter().map(LaunchDir::launch).collect()
+    }
+
+    /// Histograms of a launch of this run.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub fn histograms(&self, launch: &Launch) -> Result<Histograms, RunDirError> {
+        self.dir_of(launch).histograms()
+    }
+
+    /// Samples of a launch of this run.
+    ///
+    /// # Errors
+    /// [`RunDirError`].
+    pub fn samples(&self, launch: &Launch) -> Result<Vec<Sample>, RunDirError> {
+        self.dir_of(launch).samples()
+    }
+
+    fn dir_of(&self, launch: &Launch) -> LaunchDir {
+        let cell = launch.cell.replace('/', "-");
+        let name = format!(
+            "{:04}-{cell}-{}-b{}",
+            launch.ordinal, launch.subject, launch.block
+        );
+        LaunchDir {
+            path: self.path.join(LAUNCHES).join(name),
+        }
+    }
+}
+
+/// The folder of one launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchDir {
+    path: PathBuf,
+}
+
+impl LaunchDir {
+    /// Where the subject's stderr goes while it runs.
+    #[must_use]
+    pub fn stderr_path(&self) -> PathBuf {
+        self.path.join(STDERR)
+    }
+
+    /// Writes the raw data of the launch; `launch.json` comes last and marks it complete.
+    ///
+    /// # Errors
+    /// [`RunDirError::Write`].
+    pub fn finish(
+        &self,
+        launch: &Launch,
+        histograms: &Histograms,
+        samples: &[Sample],
+    ) -> Result<(), RunDirError> {
+        let stderr = self.stderr_path();
+        if fs::metadata(&stderr).is_ok_and(|metadata| metadata.len() == 0) {
+            fs::remove_file(&stderr).map_err(|source| RunDirError::Write {
+                path: stderr,
+                source,
+            })?;
+        }
+        if !histograms.is_empty() {
+            write_atomically(&self.path.join(HISTOGRAMS), &encode(histograms, launch))?;
+        }
+        write_atomically(&self.path.join(SAMPLES), samples_csv(samples).as_bytes())?;
+        let mut text = serde_json::to_string(launch).expect("plain data serialises");
+        text.push('\n');
+        write_atomically(&self.path.join(LAUNCH), text.as_bytes())
+    }
+
+    /// The launch.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`] or [`RunDirError::Damaged`].
+    pub fn launch(&self) -> Result<Launch, RunDirError> {
+        read_json(&self.path.join(LAUNCH))
+    }
+
+    /// Its histograms; none if it had no load.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`] or [`RunDirError::Damaged`].
+    pub fn histograms(&self) -> Result<Histograms, RunDirError> {
+        let path = self.path.join(HISTOGRAMS);
+        if !path.exists() {
+            return Ok(Histograms::new());
+        }
+        decode(&read(&path)?).map_err(|reason| RunDirError::Damaged { path, reason })
+    }
+
+    /// Its samples.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`] or [`RunDirError::Damaged`].
+    pub fn samples(&self) -> Result<Vec<Sample>, RunDirError> {
+        let path = self.path.join(SAMPLES);
+        let bytes = read(&path)?;
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines()
+            .skip(1)
+            .map(|line| {
+                parse_sample(line).ok_or_else(|| RunDirError::Damaged {
+                    path: path.clone(),
+                    reason: format!("`{line}` is no sample"),
+                })
+            })
+            .collect()
+    }
+}
+
+fn encode(histograms: &Histograms, launch: &Launch) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut serializer = V2DeflateSerializer::new();
+    let mut builder = IntervalLogWriterBuilder::new();
+    // Values are nanoseconds; the log's own maximum column is in milliseconds.
+    builder
+        .add_comment("values in nanoseconds, maxima in milliseconds")
+        .with_base_time(UNIX_EPOCH)
+        .with_max_value_divisor(1e6);
+    let mut log = builder
+        .begin_log_with(&mut bytes, &mut serializer)
+        .expect("writing into memory cannot fail");
+    for (tag, histogram) in histograms {
+        log.write_histogram(
+            histogram,
+            Duration::ZERO,
+            Duration::from_secs_f64(launch.window_s.max(0.0)),
+            Tag::new(tag),
+        )
+        .expect("writing into memory cannot fail");
+    }
+    drop(log);
+    bytes
+}
+
+fn decode(log: &[u8]) -> Result<Histograms, String> {
+    use base64_lines::decode as decode_base64;
+    let mut histograms = Histograms::new();
+    let mut deserializer = Deserializer::new();
+    for entry in IntervalLogIterator::new(log) {
+        let LogEntry::Interval(interval) = entry.map_err(|error| format!("{error:?}"))? else {
+            continue;
+        };
+        let tag = interval.tag().ok_or("an interval without a tag")?;
+        let bytes = decode_base64(interval.encoded_histogram()).ok_or("not base64")?;
+        let histogram = deserializer
+            .deserialize(&mut bytes.as_slice())
+            .map_err(|error| format!("{error:?}"))?;
+        histograms.insert(tag.as_str().to_owned(), histogram);
+    }
+    Ok(histograms)
+}
+
+/// The one direction of Base64 that the log format needs.
+mod base64_lines {
+    /// Decodes standard Base64 with padding.
+    pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+        let (mut accumulator, mut bits) = (0_u32, 0_u32);
+        for symbol in text.trim_end_matches('=').bytes() {
+            accumulator = accumulator << 6 | u32::from(value(symbol)?);
+            bits += 6;
+            if bits >= 8 {
+                bits -= 8;
+                bytes.push(u8::try_from(accumulator >> bits & 0xff).ok()?);
+            }
+        }
+        Some(bytes)
+    }
+
+    fn value(symbol: u8) -> Option<u8> {
+        match symbol {
+            b'A'..=b'Z' => Some(symbol - b'A'),
+            b'a'..=b'z' => Some(symbol - b'a' + 26),
+            b'0'..=b'9' => Some(symbol - b'0' + 52),
+            b'+' => Some(62),
+            b'/' => Some(63),
+            _ => None,
+        }
+    }
+}
+
+const SAMPLE_HEADER: &str = "t_ms,cpu_ns,user_ns,system_ns,run_queue_wait_ns,voluntary_switches,\
+involuntary_switches,pss_bytes,uss_bytes,rss_bytes,threads,processes";
+
+fn samples_csv(samples: &[Sample]) -> String {
+    let mut text = format!("{SAMPLE_HEADER}\n");
+    for s in samples {
+        text += &format!(
+            "{:.3},{},{},{},{},{},{},{},{},{},{},{}\n",
+            s.t_ms,
+            s.cpu_ns,
+            s.user_ns,
+            s.system_ns,
+            s.run_queue_wait_ns,
+            s.voluntary_switches,
+            s.involuntary_switches,
+            s.pss_bytes,
+            s.uss_bytes,
+            s.rss_bytes,
+            s.threads,
+            s.processes
+        );
+    }
+    text
+}
+
+fn parse_sample(line: &str) -> Option<Sample> {
+    let mut columns = line.split(',');
+    let t_ms = columns.next()?.parse().ok()?;
+    let mut next = || columns.next()?.parse::<u64>().ok();
+    Some(Sample {
+        t_ms,
+        cpu_ns: next()?,
+        user_ns: next()?,
+        system_ns: next()?,
+        run_queue_wait_ns: next()?,
+        voluntary_switches: next()?,
+        involuntary_switches: next()?,
+        pss_bytes: next()?,
+        uss_bytes: next()?,
+        rss_bytes: next()?,
+        threads: u32::try_from(next()?).ok()?,
+        processes: u32::try_from(next()?).ok()?,
+    })
+}
+
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunDirError> {
+    let beside = path.with_extension("part");
+    let write = || {
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|source| RunDirError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RunDirError> {
+    fs::read(path).map_err(|source| RunDirError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, RunDirError> {
+    serde_json::from_slice(&read(path)?).map_err(|error| RunDirError::Damaged {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_survive_the_log() {
+        let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds");
+        for value in [1, 50_000, 123_456_789] {
+            histogram.saturating_record(value);
+        }
+        let histograms = Histograms::from([("rest.response".to_owned(), histogram)]);
+        let launch = Launch::for_tests();
+        let back = decode(&encode(&histograms, &launch)).expect("just written");
+        assert_eq!(back["rest.response"], histograms["rest.response"]);
+    }
+
+    #[test]
+    fn samples_survive_the_table() {
+        let sample = Sample {
+            t_ms: -12.5,
+            cpu_ns: 7,
+            threads: 3,
+            ..Sample::default()
+        };
+        let text = samples_csv(&[sample]);
+        let line = text.lines().nth(1).expect("one row");
+        assert_eq!(parse_sample(line), Some(sample));
+    }
+
+    #[test]
+    fn a_launch_is_found_again_by_its_record() {
+        let parent = std::env::temp_dir().join(format!("run-dir-{}", std::process::id()));
+        let run = RunDir::create(&parent, "r1").expect("temporary folder");
+        let launch = Launch::for_tests();
+        let dir = run
+            .begin_launch(0, &launch.cell, "async", 0)
+            .expect("new folder");
+        dir.finish(&launch, &Histograms::new(), &[])
+            .expect("writable");
+        assert_eq!(run.launches().expect("readable"), [launch.clone()]);
+        assert!(run.samples(&launch).expect("readable").is_empty());
+        fs::remove_dir_all(parent).expect("made above");
+    }
+}

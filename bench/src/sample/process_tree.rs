@@ -1,0 +1,225 @@
+//! The real sampler: `schedstat`, `stat`, `status` and `smaps_rollup` of a process tree.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use procfs::process::Process;
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+use super::Sampler;
+use crate::host;
+use crate::record::Sample;
+
+/// The living processes below `root` (it included) and those in its process group.
+///
+/// The group also holds children whose parent has ended, as under `--detach`.
+#[must_use]
+pub fn members(root: i32) -> Vec<i32> {
+    let all: Vec<_> = host::processes()
+        .into_iter()
+        .filter_map(|pid| host::parent_and_group(pid).map(|relation| (pid, relation)))
+        .collect();
+    let mut members: BTreeSet<i32> = all
+        .iter()
+        .filter(|(pid, (_, group))| *pid == root || *group == root)
+        .map(|(pid, _)| *pid)
+        .collect();
+    loop {
+        let before = members.len();
+        let children: Vec<_> = all
+            .iter()
+            .filter(|(_, (parent, _))| members.contains(parent))
+            .map(|(pid, _)| *pid)
+            .collect();
+        members.extend(children);
+        if members.len() == before {
+            return members.into_iter().collect();
+        }
+    }
+}
+
+/// Counters of one thread.
+#[derive(Debug, Clone, Copy, Default)]
+struct Task {
+    cpu_ns: u64,
+    wait_ns: u64,
+    voluntary: u64,
+    involuntary: u64,
+}
+
+/// Counters of one process.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ticks {
+    user: u64,
+    system: u64,
+}
+
+/// Samples a process tree.
+///
+/// Threads and processes that have ended keep their last seen counters, so that a sum never
+/// falls; what they did between the last look and their end is lost.
+#[derive(Debug)]
+pub struct ProcessTree {
+    root: i32,
+    members: Vec<i32>,
+    tasks: BTreeMap<(i32, i32), Task>,
+    ticks: BTreeMap<i32, Ticks>,
+    system: Option<System>,
+}
+
+impl ProcessTree {
+    /// The tree below `root`, as it is now.
+    #[must_use]
+    pub fn new(root: i32) -> Self {
+        Self {
+            root,
+            members: members(root),
+            tasks: BTreeMap::new(),
+            ticks: BTreeMap::new(),
+            // Without it there is no RSS; everything else comes from procfs.
+            system: System::new().ok(),
+        }
+    }
+
+    /// Processes as last discovered.
+    #[must_use]
+    pub fn members(&self) -> &[i32] {
+        &self.members
+    }
+
+    /// On-CPU time of the tree in nanoseconds: the cheap part of a sample.
+    pub fn cpu_ns(&mut self) -> u64 {
+        for &pid in &self.members {
+            for tid in host::tasks(pid) {
+                if let Some((cpu_ns, wait_ns)) = host::schedstat(pid, tid) {
+                    let task = self.tasks.entry((pid, tid)).or_default();
+                    task.cpu_ns = cpu_ns;
+                    task.wait_ns = wait_ns;
+                }
+            }
+        }
+        self.tasks.values().map(|task| task.cpu_ns).sum()
+    }
+
+    fn read_switches(&mut self, process: &Process) -> u32 {
+        let Ok(tasks) = process.tasks() else { return 0 };
+        let mut threads = 0;
+        for task in tasks.flatten() {
+            let Ok(status) = task.status() else { continue };
+            threads += 1;
+            let seen = self.tasks.entry((task.pid, task.tid)).or_default();
+            seen.voluntary = status.voluntary_ctxt_switches.unwrap_or(0);
+            seen.involuntary = status.nonvoluntary_ctxt_switches.unwrap_or(0);
+        }
+        threads
+    }
+
+    fn read_process(&mut self, process: &Process, sample: &mut Sample) {
+        let ns_per_tick = 1_000_000_000 / procfs::ticks_per_second();
+        if let Ok(stat) = process.stat() {
+            let ticks = self.ticks.entry(process.pid).or_default();
+            ticks.user = stat.utime * ns_per_tick;
+            ticks.system = stat.stime * ns_per_tick;
+        }
+        if let Ok(rollup) = process.smaps_rollup() {
+            for map in rollup.memory_map_rollup {
+                let of = |name: &str| map.extension.map.get(name).copied().unwrap_or(0);
+                sample.pss_bytes += of("Pss");
+                sample.uss_bytes += of("Private_Clean") + of("Private_Dirty");
+            }
+        }
+        sample.threads += self.read_switches(process);
+        sample.processes += 1;
+    }
+
+    /// RSS by `sysinfo`, which reads it on every system that it knows.
+    fn rss_bytes(&mut self) -> u64 {
+        let pids: Vec<_> = self
+            .members
+            .iter()
+            .filter_map(|pid| usize::try_from(*pid).ok())
+            .map(Pid::from)
+            .collect();
+        let Some(system) = &mut self.system else {
+            return 0;
+        };
+        system.refresh_processes_specifics(
+            ProcessesToUpdate::Some(&pids),
+            true,
+            ProcessRefreshKind::nothing().with_memory().without_tasks(),
+        );
+        let process = |pid| system.process(pid).map(sysinfo::Process::memory);
+        pids.into_iter().filter_map(process).sum()
+    }
+}
+
+impl Sampler for ProcessTree {
+    fn sample(&mut self, t_ms: f64) -> Option<Sample> {
+        // CPU first: it is what must belong to the instant.
+        let mut sample = Sample {
+            t_ms,
+            cpu_ns: self.cpu_ns(),
+            ..Sample::default()
+        };
+        for pid in self.members.clone() {
+            if let Ok(process) = Process::new(pid) {
+                self.read_process(&process, &mut sample);
+            }
+        }
+        if sample.processes == 0 {
+            return None;
+        }
+        sample.rss_bytes = self.rss_bytes();
+        for task in self.tasks.values() {
+            sample.run_queue_wait_ns += task.wait_ns;
+            sample.voluntary_switches += task.voluntary;
+            sample.involuntary_switches += task.involuntary;
+        }
+        for ticks in self.ticks.values() {
+            sample.user_ns += ticks.user;
+            sample.system_ns += ticks.system;
+        }
+        Some(sample)
+    }
+
+    fn discover(&mut self) {
+        self.members = members(self.root);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_is_found_and_counted_with_its_children() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 5 & wait"])
+            .spawn()
+            .expect("sh exists");
+        let root = i32::try_from(shell.id()).expect("pids are small");
+        let mut tree = ProcessTree::new(root);
+        while tree.members().len() < 2 {
+            tree.discover();
+        }
+        let sample = tree.sample(0.0).expect("it lives");
+        assert_eq!(sample.processes, 2);
+        assert_eq!(sample.threads, 2);
+        assert!(sample.cpu_ns > 0 && sample.pss_bytes > 0);
+        assert!(sample.uss_bytes <= sample.pss_bytes && sample.pss_bytes <= sample.rss_bytes);
+        for pid in tree.members().iter().rev() {
+            let pid = rustix::process::Pid::from_raw(*pid).expect("not zero");
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("own child");
+        }
+        shell.wait().expect("own child");
+    }
+
+    #[test]
+    fn nothing_is_sampled_once_the_tree_has_ended() {
+        let mut child = Command::new("true").spawn().expect("true exists");
+        let root = i32::try_from(child.id()).expect("pids are small");
+        child.wait().expect("own child");
+        assert_eq!(ProcessTree::new(root).sample(0.0), None);
+    }
+}

@@ -1,0 +1,520 @@
+//! Scenarios: one TOML file each; a scenario with one value of its axis is a *cell*.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::profile::ProfileName;
+use crate::record::{CellFacts, Kind, Layout};
+
+/// Why a TOML file of the instrument could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// The file or folder could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong type.
+    #[error("{} is not valid: correct or remove what the next line names", path.display())]
+    Parse {
+        /// File.
+        path: PathBuf,
+        /// Cause, with line and column.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// The values contradict each other.
+    #[error("{} is not valid: {reason}", path.display())]
+    Contradiction {
+        /// File.
+        path: PathBuf,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// No file defines this name.
+    #[error("unknown {what} `{name}`; known are: {known}")]
+    Unknown {
+        /// `scenario` or `subject`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is, comma-separated.
+        known: String,
+    },
+}
+
+/// How the operations of one kind arrive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArrivalKind {
+    /// Equal gaps.
+    #[default]
+    Constant,
+    /// Seeded exponential gaps.
+    Poisson,
+    /// Every connection sends as soon as it was answered: for ceilings only, never for
+    /// response times.
+    ClosedLoop,
+}
+
+/// One kind of REST request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestRequest {
+    /// `GET /api/v1/latest/{key}`; needs the `shared` profile of the service.
+    Latest,
+    /// `POST /api/v1/flatten`.
+    Flatten,
+    /// `POST /api/v1/device/commands`.
+    Device,
+}
+
+/// REST load.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestLoad {
+    /// Requests per second; the axis may override it; ignored by the closed loop.
+    pub rate_per_s: f64,
+    /// Requests in turn.
+    pub mix: Vec<RestRequest>,
+    /// How they arrive.
+    #[serde(default)]
+    pub arrival: ArrivalKind,
+}
+
+/// AMQP load.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AmqpLoad {
+    /// Events per second.
+    pub rate_per_s: f64,
+    /// Length of an event's body in bytes.
+    pub payload_bytes: usize,
+    /// How they arrive; the closed loop is not offered here.
+    #[serde(default)]
+    pub arrival: ArrivalKind,
+}
+
+/// Both loads; a missing one is not offered.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoadDefinition {
+    /// REST.
+    pub rest: Option<RestLoad>,
+    /// AMQP.
+    pub amqp: Option<AmqpLoad>,
+}
+
+/// The one setting that varies within a scenario.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Axis {
+    /// Name in cells, such as `pool`.
+    pub name: String,
+    /// Its values.
+    pub values: Vec<u32>,
+    /// `BC_` variables that all get the value.
+    pub env: Vec<String>,
+    /// REST rate for each value, in requests per second.
+    #[serde(default)]
+    pub rest_rate_per_s: Vec<f64>,
+}
+
+/// Lengths in one profile.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Durations {
+    /// Load before the measured window, in seconds.
+    pub warm_up_s: f64,
+    /// Measured window in seconds; for a drain, the longest time that it may take.
+    pub window_s: f64,
+    /// Messages in the queue before the launch: one number for each value of the axis.
+    #[serde(default)]
+    pub prefill: Vec<u64>,
+}
+
+/// One scenario file.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Name, equal to the file's name.
+    pub name: String,
+    /// What it asks, one sentence.
+    pub question: String,
+    /// Who may use which core.
+    pub layout: Layout,
+    /// `BC_PROFILE` of the service: `isolated` or `shared`.
+    pub service_profile: String,
+    /// Further `BC_` variables.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// What varies, if anything does.
+    pub axis: Option<Axis>,
+    /// Offered load; empty for `idle` and for drains.
+    #[serde(default)]
+    pub load: LoadDefinition,
+    /// Keep-alive HTTP connections of the generator.
+    #[serde(default = "sixteen")]
+    pub connections: usize,
+    /// Deadline of one operation in seconds.
+    #[serde(default = "two_seconds")]
+    pub timeout_s: f64,
+    /// Whether `run` measures it when no scenario is named.
+    #[serde(default = "yes")]
+    pub default: bool,
+    /// Lengths by profile; every profile is needed.
+    pub durations: BTreeMap<ProfileName, Durations>,
+}
+
+fn sixteen() -> usize {
+    16
+}
+
+fn two_seconds() -> f64 {
+    2.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A scenario with one value of its axis and the lengths of one profile.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cell {
+    /// `scenario` or `scenario/axis=value`.
+    pub name: String,
+    /// Where it comes from.
+    pub scenario: Scenario,
+    /// Value of the axis.
+    pub axis: Option<String>,
+    /// `BC_` variables of the scenario and of the axis.
+    pub environment: BTreeMap<String, String>,
+    /// Offered load of this cell.
+    pub load: LoadDefinition,
+    /// Load before the window, in seconds.
+    pub warm_up_s: f64,
+    /// Window in seconds.
+    pub window_s: f64,
+    /// Messages queued before the launch; above 0 the cell is a drain.
+    pub prefill: u64,
+}
+
+impl Scenario {
+    /// Reads one file.
+    ///
+    /// # Errors
+    /// [`DefinitionError`], which names the file and what to mend.
+    pub fn read(path: &Path) -> Result<Self, DefinitionError> {
+        let scenario: Self = read_toml(path)?;
+        scenario.contradiction().map_or(Ok(()), |reason| {
+            Err(DefinitionError::Contradiction {
+                path: path.to_owned(),
+                reason,
+            })
+        })?;
+        Ok(scenario)
+    }
+
+    fn contradiction(&self) -> Option<String> {
+        if let Some(missing) = ProfileName::ALL
+            .iter()
+            .find(|profile| !self.durations.contains_key(profile))
+        {
+            return Some(format!("`[durations.{missing}]` is missing"));
+        }
+        let values = self.axis.as_ref().map_or(1, |axis| axis.values.len());
+        let rates = self
+            .axis
+            .as_ref()
+            .map_or(0, |axis| axis.rest_rate_per_s.len());
+        if rates != 0 && rates != values {
+            return Some("`axis.rest_rate_per_s` needs one rate for each of `axis.values`".into());
+        }
+        if self
+            .durations
+            .values()
+            .any(|lengths| !lengths.prefill.is_empty() && lengths.prefill.len() != values)
+        {
+            return Some("`prefill` needs one number for each value of the axis".into());
+        }
+        self.load_contradiction()
+    }
+
+    fn load_contradiction(&self) -> Option<String> {
+        let rest = self.load.rest.as_ref();
+        if rest.is_some_and(|rest| rest.mix.is_empty()) {
+            return Some("`load.rest.mix` is empty: name at least one request".into());
+        }
+        if rest.is_some_and(|rest| rest.mix.contains(&RestRequest::Latest))
+            && self.service_profile != "shared"
+        {
+            return Some("`latest` is served only with `service_profile = \"shared\"`".into());
+        }
+        let amqp = self.load.amqp.as_ref();
+        if amqp.is_some_and(|amqp| amqp.arrival == ArrivalKind::ClosedLoop) {
+            return Some("`load.amqp` is open-loop only".into());
+        }
+        let rates = rest
+            .map(|rest| rest.rate_per_s)
+            .into_iter()
+            .chain(amqp.map(|amqp| amqp.rate_per_s));
+        rates
+            .into_iter()
+            .any(|rate| !rate.is_finite() || rate <= 0.0)
+            .then(|| "a rate must be above 0 per second".into())
+    }
+
+    /// The cells of this scenario in one profile, in the order of the axis.
+    #[must_use]
+    pub fn cells(&self, profile: ProfileName) -> Vec<Cell> {
+        match &self.axis {
+            None => vec![self.cell(profile, None)],
+            Some(axis) => (0..axis.values.len())
+                .map(|index| self.cell(profile, Some((axis, index))))
+                .collect(),
+        }
+    }
+
+    fn cell(&self, profile: ProfileName, axis: Option<(&Axis, usize)>) -> Cell {
+        let lengths = &self.durations[&profile];
+        let mut cell = Cell {
+            name: self.name.clone(),
+            scenario: self.clone(),
+            axis: None,
+            environment: self.settings.clone(),
+            load: self.load.clone(),
+            warm_up_s: lengths.warm_up_s,
+            window_s: lengths.window_s,
+            prefill: lengths.prefill.first().copied().unwrap_or(0),
+        };
+        cell.environment
+            .insert("BC_PROFILE".into(), self.service_profile.clone());
+        if let Some((axis, index)) = axis {
+            cell.apply_axis(axis, index, lengths);
+        }
+        cell
+    }
+}
+
+impl Cell {
+    fn apply_axis(&mut self, axis: &Axis, index: usize, lengths: &Durations) {
+        let value = axis.values[index].to_string();
+        self.name = format!("{}/{}={value}", self.scenario.name, axis.name);
+        for name in &axis.env {
+            self.environment.insert(name.clone(), value.clone());
+        }
+        if let (Some(rest), Some(&rate)) = (&mut self.load.rest, axis.rest_rate_per_s.get(index)) {
+            rest.rate_per_s = rate;
+        }
+        self.prefill = lengths.prefill.get(index).copied().unwrap_or(0);
+        self.axis = Some(value);
+    }
+
+    /// Offered load by kind in operations per second; the closed loop offers none.
+    #[must_use]
+    pub fn arrival_rate_per_s(&self) -> BTreeMap<Kind, f64> {
+        let rest = self
+            .load
+            .rest
+            .iter()
+            .filter(|rest| rest.arrival != ArrivalKind::ClosedLoop)
+            .map(|rest| (Kind::Rest, rest.rate_per_s));
+        let amqp = self
+            .load
+            .amqp
+            .iter()
+            .map(|amqp| (Kind::Amqp, amqp.rate_per_s));
+        rest.chain(amqp).collect()
+    }
+
+    /// Whether the REST load waits for answers.
+    #[must_use]
+    pub fn is_closed_loop(&self) -> bool {
+        self.load
+            .rest
+            .as_ref()
+            .is_some_and(|rest| rest.arrival == ArrivalKind::ClosedLoop)
+    }
+
+    /// Whether a request of the mix waits for the device.
+    #[must_use]
+    pub fn needs_device(&self) -> bool {
+        self.load
+            .rest
+            .as_ref()
+            .is_some_and(|rest| rest.mix.contains(&RestRequest::Device))
+    }
+
+    /// What the manifest says of the cell.
+    #[must_use]
+    pub fn facts(&self) -> CellFacts {
+        CellFacts {
+            cell: self.name.clone(),
+            scenario: self.scenario.name.clone(),
+            question: self.scenario.question.clone(),
+            axis: self.axis.clone(),
+            layout: self.scenario.layout,
+            arrival_rate_per_s: self.arrival_rate_per_s(),
+            window_s: self.window_s,
+            prefill: self.prefill,
+            closed_loop: self.is_closed_loop(),
+        }
+    }
+}
+
+/// Reads a TOML file of the instrument; unknown keys are refused.
+///
+/// # Errors
+/// [`DefinitionError::Read`] or [`DefinitionError::Parse`], which name the file.
+pub fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DefinitionError> {
+    let text = std::fs::read_to_string(path).map_err(|source| DefinitionError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| DefinitionError::Parse {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+/// The TOML files of a folder, sorted by name.
+///
+/// # Errors
+/// [`DefinitionError::Read`] if the folder cannot be listed.
+pub fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, DefinitionError> {
+    let read = |source| DefinitionError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Every scenario of a folder, in the order in which a report tells them.
+///
+/// # Errors
+/// [`DefinitionError`] of the first file that is wrong.
+pub fn read_all(folder: &Path) -> Result<Vec<Scenario>, DefinitionError> {
+    let mut scenarios = toml_files(folder)?
+        .iter()
+        .map(|path| Scenario::read(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    scenarios.sort_by_key(|scenario| {
+        let order = ["idle", "low-load", "steady-mixed", "io-wait", "ingest"];
+        let known = order.iter().position(|name| *name == scenario.name);
+        (known.unwrap_or(order.len()), scenario.name.clone())
+    });
+    Ok(scenarios)
+}
+
+/// Those of `all` that are named, or the default ones if none is named.
+///
+/// # Errors
+/// [`DefinitionError::Unknown`], which lists the known names.
+pub fn select(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, DefinitionError> {
+    if names.is_empty() {
+        return Ok(all
+            .into_iter()
+            .filter(|scenario| scenario.default)
+            .collect());
+    }
+    if let Some(name) = names
+        .iter()
+        .find(|name| all.iter().all(|scenario| scenario.name != **name))
+    {
+        let known: Vec<_> = all.iter().map(|scenario| scenario.name.as_str()).collect();
+        return Err(DefinitionError::Unknown {
+            what: "scenario",
+            name: name.clone(),
+            known: known.join(", "),
+        });
+    }
+    Ok(all
+        .into_iter()
+        .filter(|scenario| names.contains(&scenario.name))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+name = "x"
+question = "Does it?"
+layout = "isolated"
+service_profile = "isolated"
+[durations]
+smoke = { warm_up_s = 0.1, window_s = 0.5 }
+standard = { warm_up_s = 1.0, window_s = 3.0 }
+full = { warm_up_s = 1.0, window_s = 10.0 }
+"#;
+
+    fn parse(extra: &str) -> Scenario {
+        toml::from_str(&format!("{extra}\n{MINIMAL}")).expect("the text is valid")
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_file_and_the_key() {
+        let path = std::env::temp_dir().join(format!("scenario-{}.toml", std::process::id()));
+        std::fs::write(&path, format!("conections = 3\n{MINIMAL}")).expect("temporary folder");
+        let error = Scenario::read(&path).expect_err("the key is misspelt");
+        std::fs::remove_file(&path).expect("it was written above");
+        let chain = format!("{:#}", anyhow::Error::from(error));
+        assert!(chain.contains("conections"), "{chain}");
+        assert!(chain.contains(&path.display().to_string()), "{chain}");
+    }
+
+    #[test]
+    fn an_axis_makes_one_cell_per_value_with_its_own_rate_and_variables() {
+        let mut scenario = parse("load = { rest = { rate_per_s = 1, mix = [\"device\"] } }");
+        scenario.axis = Some(Axis {
+            name: "pool".into(),
+            values: vec![1, 16],
+            env: vec!["BC_HTTP_WORKERS".into()],
+            rest_rate_per_s: vec![50.0, 800.0],
+        });
+        let cells = scenario.cells(ProfileName::Smoke);
+        assert_eq!(cells[1].name, "x/pool=16");
+        assert_eq!(cells[1].environment["BC_HTTP_WORKERS"], "16");
+        assert_eq!(cells[1].arrival_rate_per_s()[&Kind::Rest], 800.0);
+    }
+
+    #[test]
+    fn latest_needs_the_shared_profile() {
+        let scenario = parse("load = { rest = { rate_per_s = 1, mix = [\"latest\"] } }");
+        assert!(
+            scenario
+                .contradiction()
+                .is_some_and(|reason| reason.contains("shared"))
+        );
+    }
+
+    #[test]
+    fn every_scenario_in_the_tree_is_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let all = read_all(&folder).expect("the files are valid");
+        let chosen = select(all, &[]).expect("no name was given");
+        let cells: usize = chosen
+            .iter()
+            .map(|scenario| scenario.cells(ProfileName::Smoke).len())
+            .sum();
+        assert_eq!(cells, 8);
+    }
+}

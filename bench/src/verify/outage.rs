@@ -1,0 +1,144 @@
+//! The broker goes and comes back.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::ensure;
+use contract::{QueueType, amqp::INGEST_QUEUE};
+use serde_json::json;
+
+use super::{
+    Context,
+    case::{Case, Skip, eventually},
+    scene::{Asker, NO_BROKER, Scene, event},
+};
+use crate::broker::Origin;
+
+/// Longest time from the broker's return to ready: the contract's longest pause is 30 s.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
+/// Events on each side of the restart.
+const EVENTS: u32 = 2_000;
+
+/// Cases of this file.
+pub(super) const CASES: &[Case] = &[
+    Case::required("a broker restart in mid-stream loses nothing", restart),
+    Case::required("a broker that comes later is found", late_broker),
+    Case::required(
+        "SIGTERM without a broker ends it at once",
+        stop_without_broker,
+    ),
+];
+
+/// Restarting somebody else's broker is out of the question.
+fn need_private_node(context: &Context<'_>) -> Result<(), Skip> {
+    match context.broker.origin() {
+        Origin::PrivateNode => Ok(()),
+        _ => Err(Skip("only a private node may be restarted".to_owned())),
+    }
+}
+
+fn events(from: u32, to: u32) -> impl Iterator<Item = crate::amqp::Message> {
+    (from..to).map(|n| {
+        event(
+            &format!("s-{:02}", n % 100),
+            &format!("r-{n}"),
+            &json!({"n": n}),
+        )
+    })
+}
+
+fn restart(context: &mut Context<'_>) -> anyhow::Result<()> {
+    need_private_node(context)?;
+    let scene = Scene::start_empty(context, &[])?;
+    let batch = context.broker.session()?.publish_batch(events(0, EVENTS))?;
+    ensure!(
+        batch.acked == u64::from(EVENTS),
+        "the broker took {batch:?}"
+    );
+    // Not awaited: deliveries are under way when the broker goes.
+    context.broker.halt()?;
+    let alive = scene.get("/healthz")?;
+    ensure!(
+        alive.status == 200,
+        "/healthz is {} during the outage",
+        alive.status
+    );
+    eventually(
+        "/readyz is 503 during the outage",
+        Duration::from_secs(30),
+        || Ok(scene.get("/readyz")?.status == 503),
+    )?;
+    context.broker.resume()?;
+    eventually("ready again", RECOVERY_LIMIT, || {
+        Ok(scene.get("/readyz")?.status == 200)
+    })?;
+    let batch = context
+        .broker
+        .session()?
+        .publish_batch(events(EVENTS, 2 * EVENTS))?;
+    ensure!(
+        batch.acked == u64::from(EVENTS),
+        "the broker took {batch:?}"
+    );
+    let expected = f64::from(2 * EVENTS);
+    eventually("every event is counted", Duration::from_secs(20), || {
+        Ok(scene.deliveries("ok")? >= expected)
+    })?;
+    let ok = scene.deliveries("ok")?;
+    ensure!(
+        ok == expected,
+        "{ok} events are counted, {expected} were published"
+    );
+    // The next broadcast or confirm must work, too: the publisher has a connection of its own.
+    let answer = scene.post("/api/v1/events", r#"{"key":"after","data":{}}"#)?;
+    ensure!(
+        answer.status == 202,
+        "events is {}: {}",
+        answer.status,
+        answer.text()
+    );
+    scene.stop()?;
+    let left = context.broker.depth(INGEST_QUEUE)?;
+    ensure!(left == 0, "{left} events are still queued");
+    Ok(())
+}
+
+fn late_broker(context: &mut Context<'_>) -> anyhow::Result<()> {
+    need_private_node(context)?;
+    context.broker.reset(QueueType::Quorum)?;
+    context.broker.halt()?;
+    let started = Scene::start_unready(context, &[]);
+    // The broker comes back whatever the subject did, for the cases after this one.
+    let resumed = AtomicBool::new(false);
+    let outcome = started.map_err(anyhow::Error::from).and_then(|scene| {
+        let ready = scene.get("/readyz")?;
+        ensure!(
+            ready.status == 503,
+            "/readyz is {} without a broker",
+            ready.status
+        );
+        context.broker.resume()?;
+        resumed.store(true, Ordering::Relaxed);
+        eventually("ready", RECOVERY_LIMIT, || {
+            Ok(scene.get("/readyz")?.status == 200)
+        })?;
+        let reply = Asker::new(context)?.ask(&event("late", "late-1", &json!({"n": 1})))?;
+        ensure!(reply["outcome"] == "ok", "the reply is {reply}");
+        scene.stop()
+    });
+    if !resumed.load(Ordering::Relaxed) {
+        context.broker.resume()?;
+    }
+    outcome
+}
+
+fn stop_without_broker(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let scene = Scene::start_unready(context, &[("BC_AMQP_URL", NO_BROKER)])?;
+    let started = std::time::Instant::now();
+    scene.stop()?;
+    let took = started.elapsed();
+    ensure!(took < Duration::from_secs(5), "it took {took:?}");
+    Ok(())
+}

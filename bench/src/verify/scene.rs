@@ -1,0 +1,199 @@
+//! A launched subject, and how cases talk to it.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use contract::{
+    QueueType,
+    amqp::{CONTENT_TYPE, HISTORY_EXCHANGE, PERSISTENT},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::{
+    amqp::{BasicProperties, DIRECT_REPLY_TO, Message, Session},
+    http::{self, Client, Request, Response},
+    launch::{self, LaunchError, LaunchPlan, Running},
+};
+
+use super::Context;
+
+/// Deadline of one HTTP exchange: longer than the contract's handler timeout of 5 s.
+const HTTP_LIMIT: Duration = Duration::from_secs(8);
+/// Longest start.
+const READY_LIMIT: Duration = Duration::from_secs(15);
+/// Longest stop: the contract's grace of 10 s and some.
+const STOP_LIMIT: Duration = Duration::from_secs(12);
+/// Longest wait for a message.
+pub(super) const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
+/// An address of the broker where nobody listens.
+pub(super) const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/%2f";
+
+/// A subject that runs.
+#[derive(Debug)]
+pub(super) struct Scene {
+    running: Running,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Scene {
+    /// Starts the subject with further `BC_` variables and waits until it is ready.
+    pub(super) fn start(context: &Context<'_>, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let mut scene = Self::start_unready(context, env)?;
+        scene.running.await_ready()?;
+        Ok(scene)
+    }
+
+    /// The same with empty queues.
+    pub(super) fn start_empty(context: &Context<'_>, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        context.broker.reset(QueueType::Quorum)?;
+        Self::start(context, env)
+    }
+
+    /// Starts the subject and waits until its port is open.
+    pub(super) fn start_unready(
+        context: &Context<'_>,
+        env: &[(&str, &str)],
+    ) -> Result<Self, LaunchError> {
+        let running = launch::start(plan(context, env))?;
+        let address = running.address();
+        Ok(Self { running, address })
+    }
+
+    /// Stops it with SIGTERM: it must exit with 0 in time and leave no process behind.
+    pub(super) fn stop(self) -> anyhow::Result<()> {
+        let stopped = self.running.stop(STOP_LIMIT);
+        anyhow::ensure!(stopped.faults.is_empty(), "{}", stopped.faults.join("; "));
+        Ok(())
+    }
+
+    /// Sends SIGTERM and returns at once.
+    pub(super) fn terminate(&self) -> anyhow::Result<()> {
+        let pid = Pid::from_raw(self.running.root()).context("a process number is positive")?;
+        kill_process(pid, Signal::TERM).context("the subject is gone")
+    }
+
+    /// Its exit code if it ended; 128 and above after a signal.
+    pub(super) fn exit_code(&mut self) -> Option<i32> {
+        self.running
+            .ended()
+            .map(|status| status.code().unwrap_or(128))
+    }
+
+    /// The end of what it wrote to stderr.
+    pub(super) fn stderr(&self) -> String {
+        self.running.stderr_tail()
+    }
+
+    /// One request on a connection of its own.
+    pub(super) fn send(&self, request: &Request<'_>) -> anyhow::Result<Response> {
+        let response = http::once(self.address, HTTP_LIMIT, request);
+        response.with_context(|| format!("{} {}", request.method, request.path))
+    }
+
+    /// A `GET`.
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Response> {
+        self.send(&Request::new("GET", path))
+    }
+
+    /// A `POST` of JSON.
+    pub(super) fn post(&self, path: &str, body: &str) -> anyhow::Result<Response> {
+        self.send(&Request::post(path, body.as_bytes()))
+    }
+
+    /// A keep-alive connection.
+    pub(super) fn client(&self) -> Result<Client, http::Error> {
+        Client::connect(self.address, HTTP_LIMIT)
+    }
+
+    /// The value of a metric with its labels, such as `amqp_deliveries_total{outcome="ok"}`.
+    pub(super) fn metric(&self, series: &str) -> anyhow::Result<f64> {
+        let text = self.get("/metrics")?.text();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        let value = line.with_context(|| format!("/metrics has no {series}"))?;
+        value
+            .parse()
+            .with_context(|| format!("{series} is {value:?}"))
+    }
+
+    /// Deliveries that the subject counted with this outcome.
+    pub(super) fn deliveries(&self, outcome: &str) -> anyhow::Result<f64> {
+        self.metric(&format!("amqp_deliveries_total{{outcome=\"{outcome}\"}}"))
+    }
+}
+
+fn plan(context: &Context<'_>, env: &[(&str, &str)]) -> LaunchPlan {
+    let mut environment = BTreeMap::from([
+        ("BC_HTTP_ADDR".to_owned(), "127.0.0.1:0".to_owned()),
+        ("BC_AMQP_URL".to_owned(), context.broker.url.clone()),
+        ("BC_PROFILE".to_owned(), "shared".to_owned()),
+        ("BC_NAME".to_owned(), "verified".to_owned()),
+    ]);
+    for (name, value) in env {
+        environment.insert((*name).to_owned(), (*value).to_owned());
+    }
+    LaunchPlan {
+        name: context.name.clone(),
+        executable: context.executable.clone(),
+        args: context.args.clone(),
+        environment,
+        cpus: None,
+        stderr: context.scratch.join(format!("{}.stderr", context.name)),
+        ready_within: READY_LIMIT,
+    }
+}
+
+/// A sensor event of `key` with the id `id`.
+pub(super) fn event(key: &str, id: &str, data: &Value) -> Message {
+    let body = serde_json::json!({ "key": key, "data": data });
+    Message {
+        exchange: HISTORY_EXCHANGE.to_owned(),
+        routing_key: key.to_owned(),
+        properties: BasicProperties::default()
+            .with_content_type(CONTENT_TYPE.into())
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(id.into()),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+/// A session that publishes events and gets the subject's replies to them.
+#[derive(Debug)]
+pub(super) struct Asker {
+    session: Session,
+}
+
+impl Asker {
+    /// Consumes from the direct reply-to queue.
+    pub(super) fn new(context: &Context<'_>) -> anyhow::Result<Self> {
+        let mut session = context.broker.session()?;
+        session.consume(DIRECT_REPLY_TO, true)?;
+        Ok(Self { session })
+    }
+
+    /// Publishes an event and waits for the reply that tells that its effect is visible.
+    pub(super) fn ask(&mut self, message: &Message) -> anyhow::Result<Value> {
+        let id = message.properties.message_id().clone().unwrap_or_default();
+        let mut message = message.clone();
+        message.properties = message
+            .properties
+            .with_reply_to(DIRECT_REPLY_TO.into())
+            .with_correlation_id(id.clone());
+        self.session.publish_unconfirmed(&message)?;
+        let reply = self.session.next_delivery(MESSAGE_LIMIT)?;
+        let reply = reply.with_context(|| format!("no reply to {id} within {MESSAGE_LIMIT:?}"))?;
+        let correlation = reply
+            .properties
+            .correlation_id()
+            .clone()
+            .unwrap_or_default();
+        anyhow::ensure!(
+            correlation == id,
+            "the reply to {id} has correlation id {correlation}"
+        );
+        Ok(serde_json::from_slice(&reply.body)?)
+    }
+}

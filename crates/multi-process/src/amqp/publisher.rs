@@ -1,0 +1,426 @@
+//! Publishes events with confirms, and answers to events without.
+//!
+//! Particular to processes: the REST processes have no connection to the broker; their events come
+//! through the socket and are handed on by the threads that answer it.
+//! One thread owns the connection, everybody else hands it work through bounded channels and waits,
+//! if at all, with a deadline of his own.
+//! A full channel is the back-pressure: REST answers 503, an answer to an event is dropped.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use amiquip::{
+    AmqpProperties, AmqpValue, Channel, Confirm, Connection, ConnectionBlockedNotification,
+    FieldTable, Publish, Return,
+};
+use contract::{
+    Problem, ProblemKind,
+    amqp::{CONTENT_TYPE, HEADER_SENT_NS, HEADER_SEQ, PERSISTENT},
+    limits::{CONFIRM_TIMEOUT, PUBLISH_WINDOW},
+    metrics::{PublishResult, Role},
+    shapes::{Event, Settled},
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, never, select};
+
+use super::{AmqpError, Link, supervise};
+use crate::{config::Config, shutdown::StopToken, state::State};
+
+/// Answers to events that may wait for the publisher; more are dropped.
+///
+/// Ten prefetch windows: a requester that lets so many pile up has stopped reading them.
+const ANSWERS: usize = 1000;
+/// How the names start that the broker makes for direct replies.
+const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
+/// Answers sent per look at the other channels.
+const TURN: usize = 64;
+
+/// An event on its way to the broker.
+pub struct Outgoing {
+    /// Exchange.
+    pub exchange: &'static str,
+    /// The event; its key is the routing key.
+    pub event: Event,
+    /// Id of the message.
+    pub message_id: String,
+    /// Where the outcome goes; nobody may be waiting any more.
+    pub done: Sender<PublishResult>,
+}
+
+/// The answer to an event that carried `reply_to`.
+pub struct Answer {
+    /// Queue that wants it.
+    pub reply_to: String,
+    /// Copied from the event.
+    pub correlation_id: Option<String>,
+    /// What became of the event.
+    pub settled: Settled,
+}
+
+/// The end for those who publish.
+pub struct Outbox {
+    outgoing: Sender<Outgoing>,
+    answers: Sender<Answer>,
+}
+
+/// The publisher's end.
+pub struct Inbox {
+    outgoing: Receiver<Outgoing>,
+    answers: Receiver<Answer>,
+}
+
+/// The two ends; separate channels, so that answers never take a place in the window for REST.
+#[must_use]
+pub fn mailbox() -> (Outbox, Inbox) {
+    let (outgoing, outgoing_end) = bounded(PUBLISH_WINDOW);
+    let (answers, answers_end) = bounded(ANSWERS);
+    (
+        Outbox { outgoing, answers },
+        Inbox {
+            outgoing: outgoing_end,
+            answers: answers_end,
+        },
+    )
+}
+
+impl Outbox {
+    /// Hands over an event and waits for its confirm, for at most [`CONFIRM_TIMEOUT`].
+    ///
+    /// # Errors
+    /// 503 at once if the broker is away, blocks, refuses or the window is full, 504 without a
+    /// confirm in time.
+    pub fn publish(
+        &self,
+        state: &State,
+        exchange: &'static str,
+        event: Event,
+        message_id: String,
+    ) -> Result<(), Problem> {
+        let result = if state.flags.publishing.is_up() && !state.flags.blocked.is_up() {
+            self.hand_over(exchange, event, message_id)
+        } else {
+            Ok(PublishResult::Unavailable)
+        };
+        let counted = result.as_ref().map_or(PublishResult::Unavailable, |it| *it);
+        state.metrics.of(Role::Publisher).lock().published(counted);
+        match result? {
+            PublishResult::Confirmed => Ok(()),
+            PublishResult::Refused => Err(unavailable("the broker refused the message")),
+            PublishResult::Unavailable => Err(unavailable("the broker takes no messages now")),
+            PublishResult::TimedOut => Err(Problem::new(
+                ProblemKind::ConfirmTimeout,
+                "the broker did not confirm in time; the message may have arrived",
+            )),
+        }
+    }
+
+    fn hand_over(
+        &self,
+        exchange: &'static str,
+        event: Event,
+        message_id: String,
+    ) -> Result<PublishResult, Problem> {
+        // One channel per publish and not one per worker: a late confirm must not be taken for
+        // that of the next message.
+        let (done, outcome) = bounded(1);
+        let outgoing = Outgoing {
+            exchange,
+            event,
+            message_id,
+            done,
+        };
+        match self.outgoing.try_send(outgoing) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(overloaded()),
+            Err(TrySendError::Disconnected(_)) => return Ok(PublishResult::Unavailable),
+        }
+        match outcome.recv_timeout(CONFIRM_TIMEOUT) {
+            Ok(result) => Ok(result),
+            Err(RecvTimeoutError::Timeout) => Ok(PublishResult::TimedOut),
+            // The publisher dropped it unanswered: the window was full.
+            Err(RecvTimeoutError::Disconnected) => Err(overloaded()),
+        }
+    }
+
+    /// Hands over an answer without waiting; drops it if too many wait already.
+    pub fn answer(&self, answer: Answer) {
+        if self.answers.try_send(answer).is_err() {
+            log::warn!("too many answers wait for the broker; one was dropped");
+        }
+    }
+}
+
+fn unavailable(detail: &str) -> Problem {
+    Problem::new(ProblemKind::BrokerUnavailable, detail)
+}
+
+fn overloaded() -> Problem {
+    let detail = format!("{PUBLISH_WINDOW} publishes wait for their confirm already");
+    Problem::new(ProblemKind::Overloaded, detail)
+}
+
+/// The publisher's connection.
+pub struct PublisherLink {
+    /// Events, with confirms.
+    events: Channel,
+    /// Answers, without: whoever wants one asks again if it is lost.
+    answers: Channel,
+    confirms: Receiver<Confirm>,
+    /// Answers that no queue took.
+    returns: Receiver<Return>,
+    blocked: Receiver<ConnectionBlockedNotification>,
+    connection: Connection,
+}
+
+impl Link for PublisherLink {
+    const ROLE: Role = Role::Publisher;
+
+    fn open(mut connection: Connection, _: &Config) -> Result<Self, amiquip::Error> {
+        let blocked = connection.listen_for_connection_blocked()?;
+        let events = connection.open_channel(None)?;
+        let confirms = events.listen_for_publisher_confirms()?;
+        events.enable_publisher_confirms()?;
+        let answers = connection.open_channel(None)?;
+        let returns = answers.listen_for_returns()?;
+        Ok(Self {
+            events,
+            answers,
+            confirms,
+            returns,
+            blocked,
+            connection,
+        })
+    }
+
+    fn close(self) -> Result<(), amiquip::Error> {
+        self.answers.close()?;
+        self.events.close()?;
+        self.connection.close()
+    }
+}
+
+/// Publishes until `stop`, over as many connections as it takes.
+pub fn run(state: &Arc<State>, inbox: &Inbox, stop: &StopToken) {
+    supervise::<PublisherLink>(state, stop, |link| {
+        let up = state.flags.publishing.raise();
+        let mut session = Session {
+            state,
+            inbox,
+            link,
+            blocked: false,
+            next_tag: 1,
+            unconfirmed: BTreeMap::new(),
+        };
+        let result = session.serve(stop).and_then(|()| session.drain());
+        // First the flag, then the answers: nobody may queue behind them and wait in vain.
+        drop(up);
+        session.set_blocked(false);
+        session.give_up();
+        result
+    });
+}
+
+/// What lasts as long as a connection.
+struct Session<'a> {
+    state: &'a State,
+    inbox: &'a Inbox,
+    link: &'a PublisherLink,
+    blocked: bool,
+    /// The broker numbers the publishes of a channel from 1; so do we.
+    next_tag: u64,
+    /// Who waits for which confirm. Sorted, because a confirm may be `multiple`; the library's
+    /// `ConfirmSmoother` would hold a confirm back until all earlier ones have come.
+    unconfirmed: BTreeMap<u64, Sender<PublishResult>>,
+}
+
+impl Session<'_> {
+    fn serve(&mut self, stop: &StopToken) -> Result<(), AmqpError> {
+        while !stop.is_stopped() {
+            self.step(stop)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for whatever comes first and deals with it.
+    fn step(&mut self, stop: &StopToken) -> Result<(), AmqpError> {
+        let nothing = never();
+        // While the broker blocks, answers stay where they are: their channel is their bound.
+        let answers = if self.blocked {
+            &nothing
+        } else {
+            &self.inbox.answers
+        };
+        select! {
+            recv(self.inbox.outgoing) -> outgoing => match outgoing {
+                Ok(outgoing) => self.publish(outgoing),
+                Err(_) => Err(AmqpError::Gone),
+            },
+            recv(answers) -> answer => match answer {
+                Ok(answer) => self.answer_all(answer),
+                Err(_) => Err(AmqpError::Gone),
+            },
+            recv(self.link.confirms) -> confirm => {
+                self.settle(confirm.map_err(|_| AmqpError::Gone)?);
+                Ok(())
+            }
+            recv(self.link.returns) -> returned => {
+                let queue = returned.map_err(|_| AmqpError::Gone)?.routing_key;
+                log::info!("nobody takes answers at {queue}");
+                Ok(())
+            }
+            recv(self.link.blocked) -> notification => {
+                self.on_blocked(&notification.map_err(|_| AmqpError::Gone)?);
+                Ok(())
+            }
+            recv(stop.channel()) -> _ => Ok(()),
+        }
+    }
+
+    fn publish(&mut self, outgoing: Outgoing) -> Result<(), AmqpError> {
+        if self.blocked {
+            let _ = outgoing.done.try_send(PublishResult::Unavailable);
+            return Ok(());
+        }
+        if self.unconfirmed.len() >= PUBLISH_WINDOW {
+            return Ok(());
+        }
+        let body = serde_json::to_vec(&outgoing.event).expect("an event serialises");
+        let properties = event_properties(outgoing.message_id, self.next_tag);
+        let publish = Publish::with_properties(&body, outgoing.event.key, properties);
+        // Noted before it is sent, so that a failure in between is answered with the others.
+        self.unconfirmed.insert(self.next_tag, outgoing.done);
+        self.next_tag += 1;
+        self.show_outstanding();
+        Ok(self.link.events.basic_publish(outgoing.exchange, publish)?)
+    }
+
+    /// Sends this answer and those that wait behind it, without another wait.
+    fn answer_all(&self, first: Answer) -> Result<(), AmqpError> {
+        let waiting = self.inbox.answers.try_iter().take(TURN);
+        for answer in std::iter::once(first).chain(waiting) {
+            self.answer(answer)?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, answer: Answer) -> Result<(), AmqpError> {
+        let body = serde_json::to_vec(&answer.settled).expect("an answer serialises");
+        let mut properties = AmqpProperties::default()
+            .with_content_type(CONTENT_TYPE.to_owned())
+            .with_delivery_mode(1);
+        if let Some(id) = answer.correlation_id {
+            properties = properties.with_correlation_id(id);
+        }
+        // The broker counts its pseudo-queue for direct replies as no queue: every answer to it
+        // would be delivered and returned.
+        let mandatory = !answer.reply_to.starts_with(DIRECT_REPLY_TO);
+        let mut publish = Publish::with_properties(&body, answer.reply_to, properties);
+        publish.mandatory = mandatory;
+        Ok(self.link.answers.basic_publish("", publish)?)
+    }
+
+    fn settle(&mut self, confirm: Confirm) {
+        let (result, payload) = match confirm {
+            Confirm::Ack(payload) => (PublishResult::Confirmed, payload),
+            Confirm::Nack(payload) => (PublishResult::Refused, payload),
+        };
+        let settled = if payload.multiple {
+            let later = self.unconfirmed.split_off(&(payload.delivery_tag + 1));
+            std::mem::replace(&mut self.unconfirmed, later)
+        } else {
+            self.unconfirmed
+                .remove_entry(&payload.delivery_tag)
+                .into_iter()
+                .collect()
+        };
+        for done in settled.into_values() {
+            let _ = done.try_send(result);
+        }
+        self.show_outstanding();
+    }
+
+    fn on_blocked(&mut self, notification: &ConnectionBlockedNotification) {
+        match notification {
+            ConnectionBlockedNotification::Blocked(reason) => {
+                log::warn!("the broker blocks publishers: {reason}");
+                self.set_blocked(true);
+                // Who waits is told at once; the broker may still take the message later.
+                self.tell_waiting();
+            }
+            ConnectionBlockedNotification::Unblocked => {
+                log::warn!("the broker takes messages again");
+                self.set_blocked(false);
+            }
+        }
+    }
+
+    fn set_blocked(&mut self, blocked: bool) {
+        self.blocked = blocked;
+        self.state.flags.blocked.set(blocked);
+    }
+
+    /// Publishes what was handed over before the stop and waits for the confirms.
+    ///
+    /// There is no deadline here: whoever stops the service does not wait beyond his own.
+    fn drain(&mut self) -> Result<(), AmqpError> {
+        if !self.blocked {
+            for outgoing in self.inbox.outgoing.try_iter() {
+                self.publish(outgoing)?;
+            }
+            for answer in self.inbox.answers.try_iter() {
+                self.answer(answer)?;
+            }
+        }
+        while !self.unconfirmed.is_empty() {
+            let confirm = self.link.confirms.recv();
+            self.settle(confirm.map_err(|_| AmqpError::Gone)?);
+        }
+        Ok(())
+    }
+
+    /// Tells everybody that this connection will not serve him.
+    fn give_up(&mut self) {
+        self.tell_waiting();
+        self.unconfirmed.clear();
+        self.show_outstanding();
+        for outgoing in self.inbox.outgoing.try_iter() {
+            let _ = outgoing.done.try_send(PublishResult::Unavailable);
+        }
+    }
+
+    /// Tells those who wait for a confirm that it will not come in time.
+    /// Their places in the window stay taken until the broker has confirmed.
+    fn tell_waiting(&self) {
+        for done in self.unconfirmed.values() {
+            let _ = done.try_send(PublishResult::Unavailable);
+        }
+    }
+
+    fn show_outstanding(&self) {
+        self.state
+            .metrics
+            .of(Role::Publisher)
+            .lock()
+            .publish_outstanding = self.unconfirmed.len() as u64;
+    }
+}
+
+fn event_properties(message_id: String, seq: u64) -> AmqpProperties {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let sent_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    let headers = FieldTable::from([
+        (HEADER_SENT_NS.to_owned(), AmqpValue::LongLongInt(sent_ns)),
+        (HEADER_SEQ.to_owned(), AmqpValue::LongLongInt(seq)),
+    ]);
+    AmqpProperties::default()
+        .with_content_type(CONTENT_TYPE.to_owned())
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(message_id)
+        .with_timestamp(now.as_secs())
+        .with_headers(headers)
+}

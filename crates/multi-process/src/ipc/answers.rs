@@ -1,0 +1,169 @@
+//! Answers the questions of the REST processes; only in the AMQP process.
+//!
+//! Particular to processes: this is where the two halves meet. A thread per REST process takes the
+//! lock that the consumer takes too, and renders the answer into bytes that the REST process only
+//! has to pass on.
+
+use std::{os::unix::net::UnixListener, sync::Arc, thread, time::SystemTime};
+
+use contract::{
+    Problem, ProblemKind,
+    amqp::HISTORY_EXCHANGE,
+    limits::DEVICE_POOL_TIMEOUT,
+    metrics::{AmqpMetrics, Role},
+    shapes::Check,
+};
+use domain::{UnixMs, rest};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Question, answer_all, is_ours};
+use crate::{metrics::Report, state::State};
+
+/// Answer to [`Question::Status`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// State of the AMQP side.
+    pub amqp: Check,
+    /// Every connected process of the service.
+    pub pids: Vec<u32>,
+}
+
+/// Answer to [`Question::Metrics`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Figures {
+    /// Counters of the AMQP side.
+    pub amqp: AmqpMetrics,
+    /// Counters of all REST processes.
+    pub rest: Report,
+}
+
+/// Accepts REST processes for as long as this process lives.
+///
+/// There is no stop: the socket answers until the very end, since a REST process that finishes its
+/// last requests still has to ask.
+pub fn serve(state: &Arc<State>, listener: &UnixListener) {
+    for stream in listener.incoming().filter_map(Result::ok) {
+        // An abstract name has no permissions: anybody may connect, but not everybody is answered.
+        if !is_ours(&stream) {
+            log::error!("a process of another user tried to connect");
+            continue;
+        }
+        let mut visitor = Visitor {
+            state: Arc::clone(state),
+            pid: None,
+            leases: 0,
+        };
+        let thread = thread::Builder::new()
+            .name("ipc".to_owned())
+            .spawn(move || answer_all(stream, |question| visitor.answer(question)));
+        if let Err(error) = thread {
+            log::error!("no thread for a REST process: {error}");
+        }
+    }
+}
+
+/// One connected REST process, and what has to be undone when it is gone.
+struct Visitor {
+    state: Arc<State>,
+    pid: Option<u32>,
+    leases: usize,
+}
+
+impl Visitor {
+    fn answer(&mut self, question: Question<'_>) -> Answer {
+        let state = &*self.state;
+        match question {
+            Question::Hello(pid) => {
+                state.siblings.joined(pid);
+                self.pid = Some(pid);
+                Ok(Vec::new())
+            }
+            Question::Latest(key) => {
+                rest::latest(&state.store(), key, now()).map(|reply| reply.body)
+            }
+            Question::Keys(query) => {
+                let query = rest::KeysQuery::parse(query)?;
+                Ok(query.answer(&state.store(), now()).body)
+            }
+            Question::Publish(event) => publish(state, event),
+            Question::Status => Ok(json(&Status {
+                amqp: state.check(),
+                pids: state.pids(),
+            })),
+            Question::Metrics(report) => Ok(json(&self.figures(report))),
+            Question::Lease => self.lease(),
+            Question::Release => {
+                self.release();
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn figures(&self, report: &[u8]) -> Figures {
+        let state = &*self.state;
+        if let (Some(pid), Ok(report)) = (self.pid, serde_json::from_slice(report)) {
+            state.siblings.report(pid, report);
+        }
+        let mut amqp = state.metrics.amqp();
+        amqp.up
+            .insert(Role::Consumer, state.flags.consuming.is_up());
+        amqp.up
+            .insert(Role::Publisher, state.flags.publishing.is_up());
+        let store = state.store();
+        (amqp.store_keys, amqp.store_points) = (store.len() as u64, store.points() as u64);
+        drop(store);
+        Figures {
+            amqp,
+            rest: state.siblings.total(),
+        }
+    }
+
+    fn lease(&mut self) -> Answer {
+        if self.state.leases.take(DEVICE_POOL_TIMEOUT) {
+            self.leases += 1;
+            return Ok(Vec::new());
+        }
+        Err(Problem::new(
+            ProblemKind::Overloaded,
+            "every connection to the device is in use",
+        ))
+    }
+
+    fn release(&mut self) {
+        if self.leases > 0 {
+            self.leases -= 1;
+            self.state.leases.give_back();
+        }
+    }
+}
+
+/// However a REST process ends, the kernel closes its socket, and this gives back what it held.
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        while self.leases > 0 {
+            self.release();
+        }
+        if let Some(pid) = self.pid {
+            self.state.siblings.left(pid);
+        }
+    }
+}
+
+/// Publishes an event and waits for the confirm; only the REST process that asked waits as well.
+fn publish(state: &State, event: &[u8]) -> Answer {
+    let event = serde_json::from_slice(event)
+        .map_err(|error| Problem::new(ProblemKind::Internal, error.to_string()))?;
+    let message_id = state.id();
+    state
+        .outbox
+        .publish(state, HISTORY_EXCHANGE, event, message_id.clone())?;
+    Ok(message_id.into_bytes())
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own shapes serialise")
+}
+
+fn now() -> UnixMs {
+    UnixMs::from_system(SystemTime::now())
+}

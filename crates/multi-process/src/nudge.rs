@@ -1,0 +1,156 @@
+//! Frees connections that tiny_http's thread pool left waiting.
+//!
+//! Particular to processes: which process accepts a connection is the kernel's choice, so a probe
+//! over the network would reach any of them; each process looks at its own descriptors and threads
+//! in place of that.
+//!
+//! The defect (tiny_http 0.12, `util/task_pool.rs`): a thread that was woken for a connection counts
+//! as idle until it has run, so a burst of connections is queued for more threads than there are, and
+//! the rest waits until some other connection ends.
+//! The cure from outside: a connection that is opened and closed at once makes the pool start a
+//! thread or wake one, which then takes a waiting connection.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Time between two looks while clients keep coming.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// Time for a nudge to be accepted before the next look.
+const SETTLE: Duration = Duration::from_millis(1);
+/// Looks in a row; the next request starts another round.
+const ROUNDS: usize = 50;
+/// Clients remembered as already looked after.
+const REMEMBERED: usize = 4096;
+
+/// Looks after waiting connections.
+///
+/// A look costs some ten microseconds per connection, so it follows only the first request of a
+/// client: a burst that leaves someone waiting consists of new clients, some of which are served.
+/// An idle process never looks.
+#[derive(Debug)]
+pub struct Nudge {
+    address: SocketAddr,
+    siblings: usize,
+    other_threads: usize,
+    known: HashSet<SocketAddr>,
+    due: Option<Instant>,
+}
+
+impl Nudge {
+    /// For a server on `address` that `siblings` processes accept from; `other_threads` of this
+    /// process do not belong to the thread pool.
+    pub fn new(address: SocketAddr, siblings: usize, other_threads: usize) -> Self {
+        let address = SocketAddr::new(loopback_of(address), address.port());
+        Self {
+            address,
+            siblings,
+            other_threads,
+            known: HashSet::new(),
+            due: None,
+        }
+    }
+
+    /// Notes a request; the first of a client makes a look due.
+    pub fn seen(&mut self, client: Option<&SocketAddr>) {
+        let Some(client) = client else { return };
+        if self.known.contains(client) {
+            return;
+        }
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert(*client);
+        self.due.get_or_insert_with(|| Instant::now() + INTERVAL);
+    }
+
+    /// When the next look is due; `None` if nobody new came.
+    pub const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Looks, and frees whoever waits.
+    pub fn look(&mut self) {
+        self.due = None;
+        for _ in 0..ROUNDS {
+            let waiting = self.waiting();
+            if waiting == 0 {
+                return;
+            }
+            // The kernel wakes the accepting processes in turn: so many nudges reach each of them.
+            log::debug!("{waiting} connections wait for a thread; nudging");
+            for _ in 0..waiting * self.siblings {
+                drop(TcpStream::connect_timeout(
+                    &self.address,
+                    Duration::from_millis(100),
+                ));
+            }
+            std::thread::sleep(SETTLE);
+        }
+    }
+
+    /// Connections that no thread of the pool has taken: the pool has one thread for each that is
+    /// taken, for as long as it lasts.
+    fn waiting(&self) -> usize {
+        let threads = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        connections().saturating_sub(threads.saturating_sub(self.other_threads))
+    }
+}
+
+/// Client connections of this process: tiny_http duplicates each one's descriptor (one to read, one
+/// to write), and nothing else here has a socket twice.
+fn connections() -> usize {
+    let mut counts: HashMap<PathBuf, usize> = HashMap::new();
+    let descriptors = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for target in descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        if target
+            .as_os_str()
+            .as_encoded_bytes()
+            .starts_with(b"socket:")
+        {
+            *counts.entry(target).or_default() += 1;
+        }
+    }
+    counts.values().filter(|count| **count == 2).count()
+}
+
+/// Where a server on `address` is reached from its own machine.
+fn loopback_of(address: SocketAddr) -> std::net::IpAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        ip if ip.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
+        _ => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_new_client_makes_a_look_due() {
+        let client = SocketAddr::from(([127, 0, 0, 1], 5));
+        let mut nudge = Nudge::new(client, 1, 0);
+        nudge.seen(Some(&client));
+        assert!(nudge.due().is_some());
+        nudge.due = None;
+        nudge.seen(Some(&client));
+        assert!(nudge.due().is_none());
+    }
+
+    #[test]
+    fn a_socket_with_two_descriptors_is_a_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let before = connections();
+        let _twin = client.try_clone().expect("duplicates");
+        assert!(connections() > before);
+    }
+}

@@ -1,0 +1,406 @@
+//! Serves REST: takes requests, answers them through the domain, counts them.
+//!
+//! Particular to processes: the worker is the process's main thread, and everything it has is its
+//! own: no lock, no atomic and no channel stands in this file. A request is answered before the
+//! next is taken, and what other models gain by threads or tasks, this one gains by running the
+//! program several times.
+//! The library (tiny_http) parses each connection on a thread; it knows no other way.
+
+mod reject;
+
+use std::{
+    io::{self, Cursor, Read},
+    net::{SocketAddr, TcpListener},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use contract::{
+    Method, Problem, ProblemKind, Reply, Resolution, Route,
+    metrics::{HttpLabels, HttpMetrics},
+    reply::{REQUEST_ID, request_id},
+    routes,
+    shapes::{Check, Checks, Info},
+};
+use domain::{UnixMs, readiness, rest};
+use socket2::{Domain, Socket, Type};
+use tiny_http::{Header, Request, Response, Server, StatusCode};
+
+use crate::{
+    config::{Config, MODEL},
+    device::Device,
+    ipc::{
+        Client, Question,
+        answers::{Figures, Status},
+    },
+    metrics::{self, Report},
+    nudge::Nudge,
+    shutdown::Fatal,
+    state::{Flag, Ids},
+};
+
+/// Connections that wait to be accepted; more are refused by the kernel.
+const BACKLOG: i32 = 1024;
+/// Bodies up to this length were read by the library before the request was queued, in bytes.
+const BUFFERED_BODY: usize = 1024;
+/// Time from a change of the figures to their report.
+const REPORT_DELAY: Duration = Duration::from_millis(250);
+/// Time until a report that nobody took is repeated.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// Time without a request after which a stopping process takes its last one to be answered.
+const LAST_CALL: Duration = Duration::from_millis(20);
+/// Time that a signal may take from one process to another.
+const SIGNAL_DELAY: Duration = Duration::from_secs(1);
+
+/// Binds the listener ourselves, because the library cannot set `TCP_NODELAY`: accepted sockets
+/// inherit it, and without it an answer beyond 1 KiB (two writes) waits 40 ms for a delayed ack.
+///
+/// # Errors
+/// If the address is taken or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The REST worker.
+pub struct Worker {
+    /// Settings.
+    pub config: Arc<Config>,
+    /// The library's queue of requests.
+    pub server: Arc<Server>,
+    /// Raised when the process was told to stop; the server is unblocked afterwards.
+    pub draining: Arc<Flag>,
+    /// Way to the AMQP process.
+    pub client: Client,
+    /// Connection to the device.
+    pub device: Device,
+    /// Who looks after new connections.
+    pub nudge: Nudge,
+    /// Counters.
+    pub http: HttpMetrics,
+    /// Makes ids for requests that have none.
+    pub ids: Ids,
+    /// When the counters must be reported; `None` if nothing has changed.
+    pub report_due: Option<Instant>,
+}
+
+impl Worker {
+    /// Serves until the process is told to stop.
+    ///
+    /// # Errors
+    /// [`Fatal::ListenerLost`]: the library gives up its listener at the first error of `accept`.
+    /// This process ends, and the supervisor starts a fresh one.
+    pub fn run(mut self) -> Result<(), Fatal> {
+        // Introduces this process before its first request.
+        self.report();
+        while !self.draining.is_up() {
+            match self.next() {
+                Ok(Some(request)) => self.serve(request),
+                Ok(None) => {}
+                Err(_) if self.is_stopping() => break,
+                Err(_) => return Err(Fatal::ListenerLost),
+            }
+            self.do_chores();
+        }
+        while let Ok(Some(request)) = self.server.recv_timeout(LAST_CALL) {
+            self.serve(request);
+        }
+        self.report();
+        Ok(())
+    }
+
+    /// Whether the end of `accept` belongs to a stop: the supervisor shuts the listener down for all
+    /// processes at once, and its signal may come a moment later.
+    fn is_stopping(&self) -> bool {
+        let deadline = Instant::now() + SIGNAL_DELAY;
+        while !self.draining.is_up() && Instant::now() < deadline {
+            std::thread::sleep(LAST_CALL);
+        }
+        self.draining.is_up()
+    }
+
+    /// The next request, or nothing if a chore is due first.
+    ///
+    /// What is here already is taken without a timed wait, which costs the kernel a timer.
+    fn next(&self) -> io::Result<Option<Request>> {
+        if let Some(request) = self.server.try_recv()? {
+            return Ok(Some(request));
+        }
+        let due = [self.report_due, self.nudge.due()];
+        match due.into_iter().flatten().min() {
+            Some(due) => self
+                .server
+                .recv_timeout(due.saturating_duration_since(Instant::now())),
+            None => self.server.recv().map(Some),
+        }
+    }
+
+    fn do_chores(&mut self) {
+        let now = Instant::now();
+        if self.nudge.due().is_some_and(|due| due <= now) {
+            self.nudge.look();
+        }
+        if self.report_due.is_some_and(|due| due <= now) {
+            self.report();
+        }
+    }
+
+    fn serve(&mut self, mut request: Request) {
+        let started = Instant::now();
+        self.nudge.seen(request.remote_addr());
+        self.http.inflight = 1;
+        let given = header(&request, REQUEST_ID);
+        let id = request_id(given, || self.ids.next());
+        let method = Method::parse(request.method().as_str());
+        let url = request.url().to_owned();
+        let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+        let route = routes::find(path).map(|(route, _)| route);
+        let mut body = Body::of(&mut request);
+        // A panic is a bug of one handler; it would end the process, and with it the connections of
+        // other clients, for which the supervisor could only start anew.
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            self.answer(method, path, query, &mut body)
+        }));
+        let reply = answer
+            .unwrap_or_else(|_| Err(Problem::new(ProblemKind::Internal, "see the log")))
+            .unwrap_or_else(|problem| Reply::problem(&problem, &id));
+        let unread = body.is_unread();
+        let code = reply.status;
+        respond(request, reply, id, unread);
+        let labels = HttpLabels {
+            route,
+            method,
+            code,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        self.http.answered(labels, seconds);
+        self.http.inflight = 0;
+        self.report_due.get_or_insert(started + REPORT_DELAY);
+    }
+
+    fn answer(
+        &mut self,
+        method: Method,
+        path: &str,
+        query: &str,
+        body: &mut Body<'_>,
+    ) -> Result<Reply, Problem> {
+        match routes::resolve(self.config.settings.profile, method, path) {
+            Resolution::Refused(problem) => Err(problem),
+            Resolution::Options(route) => Ok(Reply::options(route.allow())),
+            Resolution::Route(route, key) => self.handle(route, key, query, body),
+        }
+    }
+
+    fn handle(
+        &mut self,
+        route: Route,
+        key: &str,
+        query: &str,
+        body: &mut Body<'_>,
+    ) -> Result<Reply, Problem> {
+        let limit = self.config.settings.body_limit;
+        match route {
+            Route::Healthz => Ok(readiness::healthz()),
+            Route::Readyz => Ok(readiness::readyz(self.checks())),
+            Route::Metrics => Ok(Reply::prometheus(self.metrics())),
+            Route::Info => Ok(Reply::json(200, &self.info())),
+            Route::Flatten => rest::flatten(&body.read(limit)?),
+            Route::Events => self.publish(&body.read(limit)?),
+            Route::DeviceCommands => self.command(&body.read(limit)?),
+            Route::Keys => {
+                // Checked here already: a wrong query costs no round trip.
+                rest::KeysQuery::parse(query)?;
+                self.ask(Question::Keys(query))
+            }
+            Route::Latest => self.ask(Question::Latest(key)),
+        }
+    }
+
+    /// Passes on an answer that the AMQP process has rendered.
+    fn ask(&mut self, question: Question<'_>) -> Result<Reply, Problem> {
+        let body = self.client.ask(question)?;
+        Ok(Reply::raw_json(200, body.to_vec()))
+    }
+
+    fn publish(&mut self, body: &[u8]) -> Result<Reply, Problem> {
+        let event = rest::parse_event(body)?;
+        let event = serde_json::to_vec(&event).expect("an event serialises");
+        let message_id = self.client.ask(Question::Publish(&event))?;
+        Ok(rest::published(
+            String::from_utf8_lossy(message_id).into_owned(),
+        ))
+    }
+
+    /// Sends a command; with fewer connections than processes only by permission.
+    fn command(&mut self, body: &[u8]) -> Result<Reply, Problem> {
+        let line = rest::parse_command(body)?;
+        let settings = &self.config.settings;
+        if settings.device_pool >= settings.http_workers {
+            return rest::device_reply(&self.device.command(&line)?);
+        }
+        self.client.ask(Question::Lease)?;
+        let reply = self.device.command(&line);
+        self.device.disconnect();
+        // If this fails, the other side has seen our connection end and taken the lease back.
+        let _ = self.client.ask(Question::Release);
+        rest::device_reply(&reply?)
+    }
+
+    fn checks(&mut self) -> Checks {
+        let status = self.status();
+        Checks {
+            http: if self.draining.is_up() {
+                Check::Draining
+            } else {
+                Check::Up
+            },
+            amqp: status.as_ref().map_or(Check::Down, |status| status.amqp),
+            ipc: if status.is_some() {
+                Check::Up
+            } else {
+                Check::Down
+            },
+        }
+    }
+
+    fn status(&mut self) -> Option<Status> {
+        serde_json::from_slice(self.client.ask(Question::Status).ok()?).ok()
+    }
+
+    /// Every process of the service. The kernel knows the supervisor's children without fail; without
+    /// a supervisor, those are known that are connected.
+    fn pids(&mut self) -> Vec<u32> {
+        let part = self.config.part.as_ref();
+        let supervisor = part.and_then(|part| u32::try_from(part.supervisor?).ok());
+        supervisor.and_then(metrics::family_of).unwrap_or_else(|| {
+            let status = self.status();
+            status.map_or_else(|| vec![std::process::id()], |status| status.pids)
+        })
+    }
+
+    fn info(&mut self) -> Info {
+        let pids = self.pids();
+        let threads = metrics::of_processes(&pids).threads;
+        let settings = &self.config.settings;
+        let started_ms = self.config.part.as_ref().map_or(0, |part| part.started_ms);
+        Info {
+            model: MODEL.into(),
+            variant: self.config.variant().into(),
+            profile: settings.profile.as_str().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: settings.name.clone(),
+            pids,
+            threads: u32::try_from(threads).unwrap_or(u32::MAX),
+            started_at: UnixMs(started_ms).rfc3339(),
+            http_workers: settings.http_workers,
+        }
+    }
+
+    /// The whole service's figures; without the AMQP process, those of this one.
+    fn metrics(&mut self) -> String {
+        let figures = self.report().unwrap_or_else(|| Figures {
+            rest: Report::new(&self.http, self.client.roundtrips()),
+            ..Figures::default()
+        });
+        metrics::render(&figures, &self.pids())
+    }
+
+    /// Sends this process's figures to where they are added up, and tries again if nobody is there;
+    /// returns everybody's.
+    fn report(&mut self) -> Option<Figures> {
+        let report = Report::new(&self.http, self.client.roundtrips());
+        let report = serde_json::to_vec(&report).expect("a report serialises");
+        let figures = self.client.ask(Question::Metrics(&report));
+        self.report_due = figures.is_err().then(|| Instant::now() + RETRY_DELAY);
+        serde_json::from_slice(figures.ok()?).ok()
+    }
+}
+
+/// The body of a request, read at most once and only if a handler wants it.
+struct Body<'a> {
+    request: &'a mut Request,
+    read: bool,
+}
+
+impl<'a> Body<'a> {
+    fn of(request: &'a mut Request) -> Self {
+        Self {
+            request,
+            read: false,
+        }
+    }
+
+    /// Reads the whole body, after its head was found acceptable.
+    fn read(&mut self, limit: usize) -> Result<Vec<u8>, Problem> {
+        let declared = self.request.body_length();
+        let content_type = header(self.request, "Content-Type");
+        rest::check_head(content_type, declared.map(|length| length as u64), limit)?;
+        let mut body = Vec::with_capacity(declared.unwrap_or_default());
+        let mut reader = self.request.as_reader().take(limit as u64 + 1);
+        let result = reader.read_to_end(&mut body);
+        if body.len() > limit {
+            return Err(rest::body_too_large(limit));
+        }
+        self.read = true;
+        match (result, declared) {
+            (Ok(length), Some(declared)) if length < declared => Err(incomplete()),
+            (Ok(_), _) => Ok(body),
+            (Err(_), _) => Err(incomplete()),
+        }
+    }
+
+    /// Whether something may still come that the library would wait for when the request is
+    /// dropped.
+    fn is_unread(&self) -> bool {
+        let pending = match self.request.body_length() {
+            Some(length) => length > BUFFERED_BODY || header(self.request, "Expect").is_some(),
+            None => header(self.request, "Transfer-Encoding").is_some(),
+        };
+        pending && !self.read
+    }
+}
+
+fn incomplete() -> Problem {
+    Problem::new(ProblemKind::BadRequest, "the body is incomplete")
+}
+
+/// Value of a header; its name is compared without regard to case.
+fn header<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
+    let mut headers = request.headers().iter();
+    let found = headers.find(|header| header.field.equiv(name))?;
+    Some(found.value.as_str())
+}
+
+/// Writes the answer; one to a body that was not read goes through a thread of its own.
+fn respond(request: Request, reply: Reply, id: String, unread: bool) {
+    let reply = reply.with_header(REQUEST_ID, id);
+    if unread {
+        reject::respond(request, reply);
+    } else if let Err(error) = request.respond(response(reply)) {
+        log::debug!("an answer could not be written: {error}");
+    }
+}
+
+/// The library's form of an answer.
+fn response(reply: Reply) -> Response<Cursor<Vec<u8>>> {
+    let content_type =
+        (!reply.content_type.is_empty()).then(|| ("Content-Type", reply.content_type.to_owned()));
+    let headers = content_type.into_iter().chain(reply.headers);
+    let headers = headers.filter_map(|(name, value)| Header::from_bytes(name, value).ok());
+    let length = reply.body.len();
+    Response::new(
+        StatusCode(reply.status),
+        headers.collect(),
+        Cursor::new(reply.body),
+        Some(length),
+        None,
+    )
+    // From 32 KiB on the library would send chunks although the length is known.
+    .with_chunked_threshold(usize::MAX)
+}

@@ -1,0 +1,217 @@
+//! Builds the service, starts it, owns its lifetimes and stops it in order.
+//!
+//! Particular to processes: there are three of these functions, one per kind of process, and each
+//! runs in a process of its own; what they have in common they have by a socket, or not at all.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use contract::{
+    metrics::HttpMetrics,
+    settings::{EXIT_BIND, EXIT_CONFIG, EXIT_DROPPED},
+};
+use tiny_http::Server;
+
+use crate::{
+    amqp::{consumer, publisher},
+    background,
+    config::{Config, Part, Role},
+    device::Device,
+    ipc::{Client, answers},
+    nudge::Nudge,
+    rest::{self, Worker},
+    shutdown::{Deadline, Fatal, Group, Signals, StopSource, StopToken, stop_pair},
+    state::{Flag, Ids, State},
+    supervisor,
+};
+
+/// Threads of a REST process that do not belong to the library's pool: the worker, the one that waits
+/// for signals, and the library's own that accepts.
+const OTHER_THREADS: usize = 3;
+/// Part of the grace period that is kept for the last confirms and the closing of connections.
+const RESERVE: u32 = 5;
+
+/// Why the service ends otherwise than by a signal and in good order.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {0}; choose another BC_HTTP_ADDR")]
+    Bind(SocketAddr, #[source] io::Error),
+    /// No room for a process, a thread, a descriptor or a signal handler.
+    #[error("the system refuses us what we need")]
+    System(#[from] io::Error),
+    /// The service gave up by itself.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The grace period was over.
+    #[error("the grace period is over; dropped: {0}")]
+    Dropped(String),
+}
+
+impl ServiceError {
+    /// Exit code of the process.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Bind(..) => EXIT_BIND,
+            Self::Fatal(Fatal::Refused(_) | Fatal::GaveUp(_)) => EXIT_CONFIG,
+            Self::Fatal(Fatal::ListenerLost) | Self::System(_) | Self::Dropped(_) => EXIT_DROPPED,
+        }
+    }
+}
+
+/// Runs whichever process this is, to its end.
+///
+/// # Errors
+/// [`ServiceError`] says why it ended early.
+pub fn run(config: Config) -> Result<(), ServiceError> {
+    let config = Arc::new(config);
+    match &config.part {
+        None => supervise(&config),
+        Some(part) => {
+            start_as_child(part)?;
+            match part.role {
+                Role::Amqp => serve_amqp(&config, part.supervisor.is_some()),
+                Role::Rest => serve_rest(&config, part),
+            }
+        }
+    }
+}
+
+/// The first process: binds what the others serve, and starts them.
+fn supervise(config: &Config) -> Result<(), ServiceError> {
+    let address = config.settings.http_addr;
+    let listener = rest::bind(address).map_err(|error| ServiceError::Bind(address, error))?;
+    println!("listening on http://{}", listener.local_addr()?);
+    supervisor::run(config, listener)
+}
+
+/// What every child does first.
+fn start_as_child(part: &Part) -> Result<(), ServiceError> {
+    // Otherwise `ps` and `top` show the link that the program was started through.
+    let name = match part.role {
+        Role::Amqp => c"p3-amqp",
+        Role::Rest => c"p2-rest",
+    };
+    rustix::thread::set_name(name).map_err(io::Error::from)?;
+    Ok(part.supervisor.map_or(Ok(()), supervisor::tie_to)?)
+}
+
+/// The socket that was passed as stdin.
+fn inherited_socket() -> io::Result<OwnedFd> {
+    let stdin = std::io::stdin();
+    let socket = stdin.as_fd().try_clone_to_owned()?;
+    // One descriptor per socket: the second would keep it open behind our back.
+    let null = std::fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(null)?;
+    Ok(socket)
+}
+
+/// A REST process: one worker, and a thread that waits for its signals.
+fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
+    let signals = Signals::install(false)?;
+    let listener = TcpListener::from(inherited_socket()?);
+    let own = listener.local_addr()?;
+    let server = Arc::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
+    let draining = Arc::new(Flag::default());
+    let settings = &config.settings;
+    let worker = Worker {
+        config: Arc::clone(config),
+        server: Arc::clone(&server),
+        draining: Arc::clone(&draining),
+        client: Client::new(&part.ipc_name),
+        device: Device::new(settings.device_addr),
+        nudge: Nudge::new(own, settings.http_workers, OTHER_THREADS),
+        http: HttpMetrics::default(),
+        ids: Ids::new(),
+        report_due: None,
+    };
+    let grace = Duration::from_secs(settings.grace_s);
+    // The worker sleeps in the library's queue, which no signal wakes, or waits for a client or the
+    // device, who know nothing of our grace period; this thread does both.
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let _ = signals.wait_for_stop();
+            draining.set(true);
+            server.unblock();
+            thread::sleep(grace);
+            let error = ServiceError::Dropped("the request in hand".to_owned());
+            eprintln!("error: {error}");
+            std::process::exit(error.exit_code().into());
+        })?;
+    // Threads of the library may still sit in `read` on idle connections; the exit ends them.
+    Ok(worker.run()?)
+}
+
+/// The AMQP process: owner of the store, and of everything that the broker sees.
+fn serve_amqp(config: &Arc<Config>, supervised: bool) -> Result<(), ServiceError> {
+    let signals = Signals::install(false)?;
+    let listener = inherited_socket()?.into();
+    let (outbox, inbox) = publisher::mailbox();
+    let state = Arc::new(State::new(Arc::clone(config), outbox, signals.alarm()?));
+
+    let shared = Arc::clone(&state);
+    thread::Builder::new()
+        .name("ipc-accept".to_owned())
+        .spawn(move || answers::serve(&shared, &listener))?;
+    let consumer = Running::start("consumer", &state, consumer::run)?;
+    let timers = Running::start("timers", &state, background::run)?;
+    let publisher = Running::start("publisher", &state, move |state, stop| {
+        publisher::run(state, &inbox, stop)
+    })?;
+
+    signals.wait_for_stop()?;
+    let deadline = Deadline::after(Duration::from_secs(config.settings.grace_s));
+    state.flags.draining.set(true);
+    let mut late = consumer.stop(deadline);
+    late.extend(timers.stop(deadline));
+    // The REST processes were told to stop as well; what they still have in hand may be published.
+    // Detached ones know nothing of this and are not waited for.
+    let patience = deadline.left() - deadline.left() / RESERVE;
+    let connected =
+        state
+            .siblings
+            .wait_until_gone(if supervised { patience } else { Duration::ZERO });
+    if supervised && connected > 0 {
+        late.push(format!("requests of {connected} REST processes"));
+    }
+    late.extend(publisher.stop(deadline));
+    if late.is_empty() {
+        Ok(())
+    } else {
+        Err(ServiceError::Dropped(late.join(", ")))
+    }
+}
+
+/// A thread with the means to end it.
+struct Running {
+    stop: StopSource,
+    group: Group,
+}
+
+impl Running {
+    fn start(
+        name: &str,
+        state: &Arc<State>,
+        work: impl FnOnce(&Arc<State>, &StopToken) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (stop, token) = stop_pair();
+        let state = Arc::clone(state);
+        let mut group = Group::default();
+        group.spawn(name, move || work(&state, &token))?;
+        Ok(Self { stop, group })
+    }
+
+    /// Ends the thread; its name, if it has not ended at the deadline.
+    fn stop(self, deadline: Deadline) -> Vec<String> {
+        drop(self.stop);
+        self.group.wait(deadline.at()).err().unwrap_or_default()
+    }
+}

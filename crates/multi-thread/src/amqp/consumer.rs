@@ -1,0 +1,269 @@
+//! Ingests events: decodes, deduplicates, stores, answers and acknowledges them.
+//!
+//! Particular to threads: one thread takes the deliveries in their order, so that acks may be
+//! `multiple` and duplicates need no lock.
+//! More consumer threads would not help: the broker is the bottleneck of a single queue.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use amiquip::{
+    AmqpValue, Channel, Connection, Consumer as Subscription, ConsumerMessage, ConsumerOptions,
+    Delivery,
+};
+use contract::{
+    Profile,
+    amqp::{HEADER_SENT_NS, INGEST_QUEUE},
+    limits::{ACK_DELAY, REMEMBERED_IDS},
+    metrics::Role,
+    shapes::{Settled, Settlement},
+};
+use crossbeam_channel::{Receiver, at, never, select};
+use domain::{AckBatcher, Dedup, UnixMs, time::end_to_end_s};
+
+use super::{AmqpError, Link, publisher::Answer, supervise};
+use crate::{config::Config, shutdown::StopToken, state::State};
+
+/// Deliveries taken per look at the clock and at the stop token.
+const TURN: usize = 64;
+
+/// The consumer's connection.
+pub struct ConsumerLink {
+    channel: Channel,
+    connection: Connection,
+}
+
+impl Link for ConsumerLink {
+    const ROLE: Role = Role::Consumer;
+
+    fn open(mut connection: Connection, config: &Config) -> Result<Self, amiquip::Error> {
+        let channel = connection.open_channel(None)?;
+        // Per consumer, not per channel: the latter is deprecated, and quorum queues refuse it.
+        channel.qos(0, config.settings.prefetch, false)?;
+        Ok(Self {
+            channel,
+            connection,
+        })
+    }
+
+    fn close(self) -> Result<(), amiquip::Error> {
+        self.channel.close()?;
+        self.connection.close()
+    }
+}
+
+/// Ingests until `stop`, over as many connections as it takes.
+pub fn run(state: &Arc<State>, stop: &StopToken) {
+    // Lives here and not in a session: a redelivery after a reconnect must be recognised.
+    let mut dedup = Dedup::new(REMEMBERED_IDS);
+    supervise::<ConsumerLink>(state, stop, |link| {
+        let subscription = link
+            .channel
+            .basic_consume(INGEST_QUEUE, ConsumerOptions::default())?;
+        let _up = state.flags.consuming.raise();
+        Session {
+            state,
+            channel: &link.channel,
+            dedup: &mut dedup,
+            batch: Batch::new(&state.config),
+        }
+        .run(&subscription, stop)
+    });
+}
+
+/// Settled deliveries that are not acknowledged yet.
+///
+/// The library acknowledges by delivery and not by number, so the newest one is kept.
+struct Batch {
+    acks: AckBatcher,
+    newest: Option<Delivery>,
+    outcomes: [u64; 2],
+}
+
+impl Batch {
+    fn new(config: &Config) -> Self {
+        let settings = &config.settings;
+        Self {
+            acks: AckBatcher::new(settings.ack_batch, settings.prefetch, ACK_DELAY),
+            newest: None,
+            outcomes: [0, 0],
+        }
+    }
+
+    /// Adds a settled delivery; says whether the batch must be acknowledged now.
+    fn add(&mut self, delivery: Delivery, settlement: Settlement, now: Instant) -> bool {
+        let full = self.acks.settled(delivery.delivery_tag(), now).is_some();
+        self.outcomes[usize::from(settlement == Settlement::Duplicate)] += 1;
+        self.newest = Some(delivery);
+        full
+    }
+}
+
+/// What lasts as long as a connection.
+struct Session<'a> {
+    state: &'a State,
+    channel: &'a Channel,
+    dedup: &'a mut Dedup,
+    batch: Batch,
+}
+
+impl Session<'_> {
+    /// Takes deliveries until `stop` (then what is here already is finished and acknowledged) or
+    /// until the connection is lost.
+    fn run(mut self, subscription: &Subscription<'_>, stop: &StopToken) -> Result<(), AmqpError> {
+        let result = self.take_until(subscription.receiver(), stop);
+        let result = result.and_then(|()| self.drain(subscription));
+        if result.is_err() {
+            // The effects stand though the acks are lost: the redeliveries will be duplicates.
+            self.count();
+        }
+        result
+    }
+
+    fn take_until(
+        &mut self,
+        deliveries: &Receiver<ConsumerMessage>,
+        stop: &StopToken,
+    ) -> Result<(), AmqpError> {
+        while !stop.is_stopped() {
+            // What is here already is taken without a `select!`, which would register with every
+            // channel, and without a system call: a full prefetch window costs one wake-up.
+            for message in deliveries.try_iter().take(TURN) {
+                self.take(message)?;
+            }
+            self.acknowledge_if_due()?;
+            let due = self.batch.acks.due().map_or_else(never, at);
+            select! {
+                recv(deliveries) -> message => self.take(message.map_err(|_| AmqpError::Gone)?)?,
+                recv(due) -> _ => self.acknowledge_if_due()?,
+                recv(stop.channel()) -> _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Cancels the consumer, then settles and acknowledges what had been delivered before.
+    fn drain(&mut self, subscription: &Subscription<'_>) -> Result<(), AmqpError> {
+        subscription.cancel()?;
+        for message in subscription.receiver().try_iter() {
+            if let ConsumerMessage::Delivery(delivery) = message {
+                self.settle(delivery)?;
+            }
+        }
+        self.acknowledge()
+    }
+
+    fn take(&mut self, message: ConsumerMessage) -> Result<(), AmqpError> {
+        match message {
+            ConsumerMessage::Delivery(delivery) => self.settle(delivery),
+            ConsumerMessage::ServerCancelled => Err(AmqpError::Cancelled),
+            ConsumerMessage::ServerClosedChannel(error)
+            | ConsumerMessage::ServerClosedConnection(error) => Err(error.into()),
+            ConsumerMessage::ClientCancelled
+            | ConsumerMessage::ClientClosedChannel
+            | ConsumerMessage::ClientClosedConnection => Err(AmqpError::Gone),
+        }
+    }
+
+    /// Gives a delivery its effect, answers it, and acknowledges or rejects it in due time.
+    fn settle(&mut self, delivery: Delivery) -> Result<(), AmqpError> {
+        let settlement = self.apply(&delivery);
+        self.answer(&delivery, settlement);
+        if settlement == Settlement::Invalid {
+            delivery.reject(self.channel, false)?;
+            let mut metrics = self.state.metrics.of(Role::Consumer).lock();
+            metrics.settled(Settlement::Invalid, 1);
+        } else if self.batch.add(delivery, settlement, Instant::now()) {
+            self.acknowledge()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the effect visible to REST; only afterwards may the delivery be acknowledged (I1).
+    fn apply(&mut self, delivery: &Delivery) -> Settlement {
+        let message_id = delivery.properties.message_id().as_deref();
+        let reading = match domain::decode(&delivery.body) {
+            Ok(reading) => reading,
+            Err(error) => {
+                log::info!("invalid event {}: {error}", message_id.unwrap_or_default());
+                return Settlement::Invalid;
+            }
+        };
+        if !self.dedup.is_new(message_id) {
+            return Settlement::Duplicate;
+        }
+        let now = SystemTime::now();
+        if self.state.config.settings.profile == Profile::Shared {
+            self.state.store().apply(reading, UnixMs::from_system(now));
+        }
+        self.observe(delivery, now);
+        Settlement::Ok
+    }
+
+    fn observe(&self, delivery: &Delivery, now: SystemTime) {
+        let mut metrics = self.state.metrics.of(Role::Consumer).lock();
+        if let Some(seconds) = end_to_end_s(sent_ns(delivery), now) {
+            metrics.end_to_end.observe(seconds);
+        }
+        metrics.redelivered += u64::from(delivery.redelivered);
+    }
+
+    /// Hands the answer, if one is wanted, to the publisher's thread.
+    ///
+    /// Publishing from here would save that hand-off, but a broker that blocks publishers would
+    /// then block the consumer as well.
+    fn answer(&self, delivery: &Delivery, settlement: Settlement) {
+        let Some(reply_to) = delivery.properties.reply_to() else {
+            return;
+        };
+        let settled = Settled {
+            message_id: delivery.properties.message_id().clone().unwrap_or_default(),
+            outcome: settlement,
+        };
+        self.state.outbox.answer(Answer {
+            reply_to: reply_to.clone(),
+            correlation_id: delivery.properties.correlation_id().clone(),
+            settled,
+        });
+    }
+
+    fn acknowledge_if_due(&mut self) -> Result<(), AmqpError> {
+        match self.batch.acks.take_due(Instant::now()) {
+            Some(_) => self.acknowledge(),
+            None => Ok(()),
+        }
+    }
+
+    /// Acknowledges everything settled so far.
+    fn acknowledge(&mut self) -> Result<(), AmqpError> {
+        self.batch.acks.reset();
+        if let Some(newest) = self.batch.newest.take() {
+            newest.ack_multiple(self.channel)?;
+            self.count();
+        }
+        Ok(())
+    }
+
+    /// Counts what was settled since the last time.
+    fn count(&mut self) {
+        let [ok, duplicate] = std::mem::take(&mut self.batch.outcomes);
+        let mut metrics = self.state.metrics.of(Role::Consumer).lock();
+        metrics.settled(Settlement::Ok, ok);
+        metrics.settled(Settlement::Duplicate, duplicate);
+    }
+}
+
+/// The publisher's clock, if the delivery carries it.
+fn sent_ns(delivery: &Delivery) -> Option<i64> {
+    match delivery
+        .properties
+        .headers()
+        .as_ref()?
+        .get(HEADER_SENT_NS)?
+    {
+        AmqpValue::LongLongInt(ns) => Some(*ns),
+        _ => None,
+    }
+}

@@ -1,0 +1,151 @@
+//! Frees connections that the HTTP library's thread pool has left waiting.
+//!
+//! Particular to threads: tiny_http gives each connection a thread from a pool, and its count of
+//! idle threads goes down only when a woken thread runs. Connections that arrive in between are
+//! queued for threads that are spoken for already, and wait until some other connection closes.
+//! Two remedies work from outside.
+//! *Ballast*: four connections that are never used occupy the four threads that the pool keeps for
+//! ever, so that a quiet service has no idle thread and each connection gets a new one.
+//! *Nudges*: threads of closed connections idle for five seconds, so the race comes back.
+//! Therefore a request is sent to the own port after new connections were seen; if it gets no
+//! answer, connections are opened and closed at once, each of which makes a thread pass by the
+//! queue, until the answer is there: whoever was queued before has then been served as well.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicU16, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
+
+use crate::{
+    metrics::open_fds,
+    shutdown::{Fatal, StopToken},
+    state::State,
+};
+
+/// Threads that the pool never ends.
+const BALLAST: usize = 4;
+/// How often the number of descriptors is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long connections may go on arriving before they are probed for.
+const SETTLE: Duration = Duration::from_millis(3);
+/// How long an answer may take before the first nudges; doubled each round.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// Longest wait between nudges.
+const MAX_PATIENCE: Duration = Duration::from_millis(200);
+/// Nudges per round.
+const NUDGES: usize = 8;
+/// Rounds per probe; a service that is merely busy is left alone after these.
+const ROUNDS: usize = 24;
+
+/// How workers tell of new connections.
+///
+/// A bit per remote port: a worker reads it with every request and writes it once per connection,
+/// so that the line stays shared between the cores and costs next to nothing.
+pub struct Watch {
+    ports: Box<[AtomicU64]>,
+    /// Remote port of the probe, which is not to be counted as a request.
+    probe: AtomicU16,
+    new: Sender<()>,
+}
+
+/// A watch, and what gets ready when it has seen a new connection.
+#[must_use]
+pub fn watch() -> (Watch, Receiver<()>) {
+    // Room for one message: it says "something is new", and saying it twice adds nothing.
+    let (new, seen) = bounded(1);
+    let ports = (0..1024).map(|_| AtomicU64::new(0)).collect();
+    let probe = AtomicU16::new(0);
+    (Watch { ports, probe, new }, seen)
+}
+
+impl Watch {
+    /// Whether a request is the probe's; notes its connection otherwise.
+    pub fn is_probe(&self, remote: Option<&SocketAddr>) -> bool {
+        let Some(port) = remote.map(SocketAddr::port) else {
+            return false;
+        };
+        if port == self.probe.load(Ordering::Relaxed) {
+            return true;
+        }
+        let (word, bit) = (&self.ports[usize::from(port / 64)], 1 << (port % 64));
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
+            let _ = self.new.try_send(());
+        }
+        false
+    }
+
+    /// Forgets all connections: ports are used again.
+    fn forget(&self) {
+        for word in &self.ports {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Probes when there is reason to, until `stop`.
+///
+/// An idle service is not probed: every connection, even one that has not got a thread, has two
+/// descriptors, so if their number is as before nobody new can be waiting.
+pub fn run(state: &State, watch: &Watch, seen: &Receiver<()>, own: SocketAddr, stop: &StopToken) {
+    let _ballast: Vec<_> = (0..BALLAST).map(|_| TcpStream::connect(own)).collect();
+    let look = tick(LOOK);
+    let mut quiet_fds = None;
+    while !stop.is_stopped() {
+        let fds = select! {
+            recv(seen) -> _ => {
+                stop.sleep(SETTLE);
+                None
+            }
+            recv(look) -> _ => {
+                watch.forget();
+                Some(open_fds())
+            }
+            recv(stop.channel()) -> _ => return,
+        };
+        if fds.is_some() && fds == quiet_fds {
+            continue;
+        }
+        match probe(watch, own, stop) {
+            Ok(answered) => quiet_fds = fds.filter(|_| answered),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                if !stop.is_stopped() {
+                    state.alarm.raise(Fatal::ListenerLost);
+                }
+            }
+            Err(error) => log::debug!("a probe of the own port failed: {error}"),
+        }
+    }
+}
+
+/// Sends a request to the own port and nudges until it is answered; `false` if it never was.
+fn probe(watch: &Watch, own: SocketAddr, stop: &StopToken) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(own)?;
+    watch
+        .probe
+        .store(stream.local_addr()?.port(), Ordering::Relaxed);
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: self\r\nConnection: close\r\n\r\n")?;
+    let mut patience = PATIENCE;
+    let mut nudges = 0;
+    for _ in 0..ROUNDS {
+        stream.set_read_timeout(Some(patience))?;
+        match stream.read(&mut [0; 64]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result.map(|_| true),
+        }
+        if stop.is_stopped() {
+            break;
+        }
+        for _ in 0..NUDGES {
+            drop(TcpStream::connect(own)?);
+        }
+        nudges += NUDGES;
+        patience = (patience * 2).min(MAX_PATIENCE);
+    }
+    log::info!("{nudges} nudges did not get the own port to answer: busy?");
+    Ok(false)
+}
