@@ -24,7 +24,7 @@ fn compare() -> anyhow::Result<u8> {
         .parse()
         .map_err(anyhow::Error::msg)
         .context("THREEWAYS_PROFILE")?;
-    cli::run(RunOptions {
+    cli::run(&RunOptions {
         profile,
         scenarios: vec![],
         subjects: vec![],

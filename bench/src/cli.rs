@@ -176,7 +176,7 @@ fn run_exit_code(error: &RunError) -> u8 {
 
 fn perform(verb: Verb) -> anyhow::Result<u8> {
     match verb {
-        Verb::Run(args) => run(args.into()),
+        Verb::Run(args) => run(&args.into()),
         Verb::Verify(args) => verify(&args),
         Verb::Report(args) => report(&args),
         Verb::List => list(),
@@ -203,9 +203,9 @@ impl From<RunArgs> for RunOptions {
 ///
 /// # Errors
 /// If the run could not begin or ended early; its message names what to mend.
-pub fn run(options: RunOptions) -> anyhow::Result<u8> {
+pub fn run(options: &RunOptions) -> anyhow::Result<u8> {
     let interrupt = interrupt()?;
-    let report = pipeline::run(&options, &interrupt)?;
+    let report = pipeline::run(options, &interrupt)?;
     print!("{}", report.text);
     println!("report: {}", report.folder.join("report.html").display());
     println!("        {}", report.folder.join("report.md").display());

@@ -21,6 +21,8 @@ use crate::subject::tail;
 const LISTENING: &str = "listening on http://";
 /// Time between two looks at a condition; short against a launch, long against a look.
 const LOOK: Duration = Duration::from_millis(2);
+/// Longest wait for one answer of `/readyz`; a connection that the subject lost is given up then.
+const READY_ANSWER: Duration = Duration::from_millis(200);
 /// Lines of stderr that an error quotes.
 const QUOTED_LINES: usize = 12;
 
@@ -225,7 +227,7 @@ impl Running {
     /// [`LaunchError`] if it ends, is late, or does not keep to its cores.
     pub fn await_ready(&mut self) -> Result<(), LaunchError> {
         loop {
-            match self.get("/readyz") {
+            match self.get_within("/readyz", READY_ANSWER) {
                 Ok((200, _)) => break,
                 Ok((status, body)) => {
                     self.ended_or(&format!("/readyz says {status} {body}"), false)?;
@@ -262,7 +264,11 @@ impl Running {
     /// # Errors
     /// If there is no answer within a second.
     pub fn get(&self, path: &str) -> Result<(u16, String), crate::http::Error> {
-        let mut client = Client::connect(self.address, Duration::from_secs(1))?;
+        self.get_within(path, Duration::from_secs(1))
+    }
+
+    fn get_within(&self, path: &str, limit: Duration) -> Result<(u16, String), crate::http::Error> {
+        let mut client = Client::connect(self.address, limit)?;
         let headers = [("Connection", "close")];
         let request = Request {
             headers: &headers,
@@ -380,6 +386,8 @@ impl Running {
             // It was killed: this returns at once.
             self.exited = self.child.wait().ok();
         }
+        // A killed process is gone only when the kernel has got to it.
+        self.await_no_members(Duration::from_secs(1));
     }
 }
 

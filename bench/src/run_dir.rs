@@ -9,17 +9,14 @@
 //! ```
 //! Every file appears complete or not at all: it is written beside its name and then renamed.
 
+mod histogram_log;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
-use hdrhistogram::serialization::interval_log::{
-    IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
-};
-use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 
 use crate::record::{Launch, Manifest, Sample};
 
@@ -29,6 +26,8 @@ const LAUNCH: &str = "launch.json";
 const HISTOGRAMS: &str = "histograms.hlog";
 const SAMPLES: &str = "samples.csv";
 const STDERR: &str = "stderr.log";
+/// Bytes of a subject's stderr that are kept from its start, and as many from its end.
+const KEPT_STDERR: usize = 4096;
 
 /// Histograms of one launch by tag, such as `rest.response`; values in nanoseconds.
 pub type Histograms = BTreeMap<String, Histogram<u64>>;
@@ -237,20 +236,36 @@ impl LaunchDir {
         histograms: &Histograms,
         samples: &[Sample],
     ) -> Result<(), RunDirError> {
-        let stderr = self.stderr_path();
-        if fs::metadata(&stderr).is_ok_and(|metadata| metadata.len() == 0) {
-            fs::remove_file(&stderr).map_err(|source| RunDirError::Write {
-                path: stderr,
-                source,
-            })?;
-        }
+        self.trim_stderr()?;
         if !histograms.is_empty() {
-            write_atomically(&self.path.join(HISTOGRAMS), &encode(histograms, launch))?;
+            write_atomically(
+                &self.path.join(HISTOGRAMS),
+                &histogram_log::encode(histograms, launch.window_s),
+            )?;
         }
         write_atomically(&self.path.join(SAMPLES), samples_csv(samples).as_bytes())?;
         let mut text = serde_json::to_string(launch).expect("plain data serialises");
         text.push('\n');
         write_atomically(&self.path.join(LAUNCH), text.as_bytes())
+    }
+
+    /// Removes an empty stderr, and cuts the middle out of a long one: a subject that logs every
+    /// operation must not make a run folder of many megabytes.
+    fn trim_stderr(&self) -> Result<(), RunDirError> {
+        let path = self.stderr_path();
+        let Ok(bytes) = fs::read(&path) else {
+            return Ok(());
+        };
+        if bytes.is_empty() {
+            return fs::remove_file(&path).map_err(|source| RunDirError::Write { path, source });
+        }
+        if bytes.len() <= 2 * KEPT_STDERR {
+            return Ok(());
+        }
+        let cut = bytes.len() - 2 * KEPT_STDERR;
+        let (head, tail) = (&bytes[..KEPT_STDERR], &bytes[KEPT_STDERR + cut..]);
+        let mark = format!("\n[… {cut} bytes cut …]\n");
+        write_atomically(&path, &[head, mark.as_bytes(), tail].concat())
     }
 
     /// The launch.
@@ -270,7 +285,7 @@ impl LaunchDir {
         if !path.exists() {
             return Ok(Histograms::new());
         }
-        decode(&read(&path)?).map_err(|reason| RunDirError::Damaged { path, reason })
+        histogram_log::decode(&read(&path)?).map_err(|reason| RunDirError::Damaged { path, reason })
     }
 
     /// Its samples.
@@ -290,78 +305,6 @@ impl LaunchDir {
                 })
             })
             .collect()
-    }
-}
-
-fn encode(histograms: &Histograms, launch: &Launch) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut serializer = V2DeflateSerializer::new();
-    let mut builder = IntervalLogWriterBuilder::new();
-    // Values are nanoseconds; the log's own maximum column is in milliseconds.
-    builder
-        .add_comment("values in nanoseconds, maxima in milliseconds")
-        .with_base_time(UNIX_EPOCH)
-        .with_max_value_divisor(1e6);
-    let mut log = builder
-        .begin_log_with(&mut bytes, &mut serializer)
-        .expect("writing into memory cannot fail");
-    for (tag, histogram) in histograms {
-        log.write_histogram(
-            histogram,
-            Duration::ZERO,
-            Duration::from_secs_f64(launch.window_s.max(0.0)),
-            Tag::new(tag),
-        )
-        .expect("writing into memory cannot fail");
-    }
-    drop(log);
-    bytes
-}
-
-fn decode(log: &[u8]) -> Result<Histograms, String> {
-    use base64_lines::decode as decode_base64;
-    let mut histograms = Histograms::new();
-    let mut deserializer = Deserializer::new();
-    for entry in IntervalLogIterator::new(log) {
-        let LogEntry::Interval(interval) = entry.map_err(|error| format!("{error:?}"))? else {
-            continue;
-        };
-        let tag = interval.tag().ok_or("an interval without a tag")?;
-        let bytes = decode_base64(interval.encoded_histogram()).ok_or("not base64")?;
-        let histogram = deserializer
-            .deserialize(&mut bytes.as_slice())
-            .map_err(|error| format!("{error:?}"))?;
-        histograms.insert(tag.as_str().to_owned(), histogram);
-    }
-    Ok(histograms)
-}
-
-/// The one direction of Base64 that the log format needs.
-mod base64_lines {
-    /// Decodes standard Base64 with padding.
-    pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-        let (mut accumulator, mut bits) = (0_u32, 0_u32);
-        for symbol in text.trim_end_matches('=').bytes() {
-            accumulator = accumulator << 6 | u32::from(value(symbol)?);
-            bits += 6;
-            if bits >= 8 {
-                bits -= 8;
-                bytes.push(u8::try_from(accumulator >> bits & 0xff).ok()?);
-            }
-        }
-        Some(bytes)
-    }
-
-    fn value(symbol: u8) -> Option<u8> {
-        match symbol {
-            b'A'..=b'Z' => Some(symbol - b'A'),
-            b'a'..=b'z' => Some(symbol - b'a' + 26),
-            b'0'..=b'9' => Some(symbol - b'0' + 52),
-            b'+' => Some(62),
-            b'/' => Some(63),
-            _ => None,
-        }
     }
 }
 
@@ -442,18 +385,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn histograms_survive_the_log() {
-        let mut histogram = Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("valid bounds");
-        for value in [1, 50_000, 123_456_789] {
-            histogram.saturating_record(value);
-        }
-        let histograms = Histograms::from([("rest.response".to_owned(), histogram)]);
-        let launch = Launch::for_tests();
-        let back = decode(&encode(&histograms, &launch)).expect("just written");
-        assert_eq!(back["rest.response"], histograms["rest.response"]);
-    }
-
-    #[test]
     fn samples_survive_the_table() {
         let sample = Sample {
             t_ms: -12.5,
@@ -476,8 +407,24 @@ mod tests {
             .expect("new folder");
         dir.finish(&launch, &Histograms::new(), &[])
             .expect("writable");
-        assert_eq!(run.launches().expect("readable"), [launch.clone()]);
+        assert_eq!(
+            run.launches().expect("readable"),
+            std::slice::from_ref(&launch)
+        );
         assert!(run.samples(&launch).expect("readable").is_empty());
         fs::remove_dir_all(parent).expect("made above");
+    }
+
+    #[test]
+    fn a_long_stderr_keeps_its_start_and_its_end() {
+        let path = std::env::temp_dir().join(format!("run-dir-long-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("temporary folder");
+        let dir = LaunchDir { path: path.clone() };
+        let long = format!("start{}end", "x".repeat(100_000));
+        fs::write(dir.stderr_path(), long).expect("writable");
+        dir.trim_stderr().expect("writable");
+        let kept = fs::read_to_string(dir.stderr_path()).expect("readable");
+        assert!(kept.len() < 9_000 && kept.starts_with("start") && kept.ends_with("end"));
+        fs::remove_dir_all(path).expect("made above");
     }
 }

@@ -1,6 +1,9 @@
 //! The AMQP side of the load: publishes events with `reply_to` and waits for the replies.
 //!
-//! Publisher and reply consumer share a channel, as direct reply-to asks for.
+//! Replies come through an exclusive queue of their own and not through RabbitMQ's direct
+//! reply-to: replies are `mandatory` by contract, and the broker returns each mandatory reply to
+//! `amq.rabbitmq.reply-to` as unroutable although it delivers it, which would double the
+//! subject's work (seen on 3.10).
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -14,8 +17,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::engine::{Clock, LoadTarget, Observation};
 use super::request::key;
 use crate::amqp::{
-    AMQPValue, BasicProperties, Connection, DIRECT_REPLY_TO, Delivery, Event, FieldTable, Message,
-    Route, Session,
+    AMQPValue, BasicProperties, Connection, Delivery, Event, FieldTable, Message, Route, Session,
 };
 use crate::record::{Kind, Operation, OperationOutcome};
 
@@ -45,6 +47,7 @@ struct Published {
 #[derive(Debug)]
 pub(super) struct Amqp {
     plan: AmqpPlan,
+    reply_queue: String,
     stream: TcpStream,
     connection: Connection,
     channel: u16,
@@ -71,7 +74,8 @@ impl Amqp {
         let limit = Duration::from_secs(5);
         let mut session = Session::connect(&plan.url, "threeways-load", limit)?;
         session.confirm_select()?;
-        session.consume(DIRECT_REPLY_TO, true)?;
+        let reply_queue = session.declare_temporary()?;
+        session.consume(&reply_queue, true)?;
         let (stream, connection, channel) = session.into_parts();
         let prepare = || {
             stream.set_nodelay(true)?;
@@ -83,6 +87,7 @@ impl Amqp {
         prepare().map_err(crate::amqp::Error::Broken)?;
         Ok(Self {
             plan,
+            reply_queue,
             stream,
             connection,
             channel,
@@ -289,7 +294,7 @@ impl LoadTarget for Amqp {
             }
             return seen.push(failed);
         }
-        let message = event_message(&self.plan, seq, true);
+        let message = event_message(&self.plan, seq, Some(&self.reply_queue));
         let route = Route {
             exchange: &message.exchange,
             routing_key: &message.routing_key,
@@ -346,7 +351,7 @@ impl LoadTarget for Amqp {
 }
 
 /// One event as the load, the seeding and the prefill publish it.
-fn event_message(plan: &AmqpPlan, seq: u64, with_reply: bool) -> Message {
+fn event_message(plan: &AmqpPlan, seq: u64, reply_to: Option<&str>) -> Message {
     let key = key(seq);
     let mut body = format!(r#"{{"key":"{key}","data":{{"value":{seq},"pad":""#);
     let closing = r#""}}"#;
@@ -371,9 +376,9 @@ fn event_message(plan: &AmqpPlan, seq: u64, with_reply: bool) -> Message {
         .with_message_id(format!("{}-{seq}", plan.id_prefix).into())
         .with_timestamp(now.as_secs())
         .with_headers(headers);
-    if with_reply {
+    if let Some(queue) = reply_to {
         properties = properties
-            .with_reply_to(DIRECT_REPLY_TO.into())
+            .with_reply_to(queue.into())
             .with_correlation_id(seq.to_string().into());
     }
     Message {
@@ -387,7 +392,7 @@ fn event_message(plan: &AmqpPlan, seq: u64, with_reply: bool) -> Message {
 /// An event that asks for no reply, for seeding keys and for filling a queue.
 #[must_use]
 pub fn seed_message(plan: &AmqpPlan, seq: u64) -> Message {
-    event_message(plan, seq, false)
+    event_message(plan, seq, None)
 }
 
 #[cfg(test)]
@@ -401,7 +406,7 @@ mod tests {
             id_prefix: "r1-0".into(),
             payload_bytes: 128,
         };
-        let message = event_message(&plan, 17, true);
+        let message = event_message(&plan, 17, Some("replies"));
         assert_eq!(message.body.len(), 128);
         assert!(serde_json::from_slice::<serde_json::Value>(&message.body).is_ok());
         let id = message

@@ -13,7 +13,8 @@ use rustix::event::epoll;
 
 use super::LoadError;
 use super::amqp::{Amqp, AmqpPlan};
-use super::engine::{Clock, Engine, Meter, Stream, Window, await_start};
+use super::engine::{Clock, Engine, Stream, Window, await_start};
+use super::meter::Meter;
 use super::pacer::Arrival;
 use super::recorder::Recorder;
 use super::request::Exchange;
@@ -153,7 +154,7 @@ impl Generator {
         };
         for fault in unpinned
             .into_iter()
-            .chain(engine.run().err().map(poll_fault))
+            .chain(engine.run().err().as_ref().map(poll_fault))
         {
             engine.recorder.fault(fault);
         }
@@ -182,7 +183,7 @@ impl Generator {
     }
 }
 
-fn poll_fault(error: std::io::Error) -> String {
+fn poll_fault(error: &std::io::Error) -> String {
     format!("the generator's loop broke: {error}")
 }
 

@@ -14,6 +14,7 @@
 mod amqp;
 mod engine;
 mod generator;
+mod meter;
 mod pacer;
 mod recorder;
 mod request;

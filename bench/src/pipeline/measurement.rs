@@ -192,8 +192,8 @@ fn observe(
     result
 }
 
-fn chain(error: anyhow::Error) -> String {
-    format!("{error:#}")
+fn chain(error: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", error.into())
 }
 
 /// Publishes events beside the load: seeds of keys, or a drain's prefill.
@@ -210,7 +210,7 @@ fn publish(
         session.close()?;
         Ok(batch)
     };
-    let batch = publish().map_err(|error: crate::amqp::Error| chain(error.into()))?;
+    let batch = publish().map_err(|error: crate::amqp::Error| chain(error))?;
     measured.published += batch.published;
     measured.confirmed += batch.acked;
     Ok(())
@@ -244,7 +244,7 @@ fn observe_load(
         inquiry::await_keys(running, KEYS)?;
     }
     let plan = load_plan(bench, task, running.address());
-    let generator = Generator::prepare(plan).map_err(|error| chain(error.into()))?;
+    let generator = Generator::prepare(plan).map_err(chain)?;
     let mut tree = ProcessTree::new(running.root());
     let start = Instant::now() + LEAD;
     let timeline = timeline(bench, task, start);

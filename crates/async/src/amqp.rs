@@ -106,6 +106,9 @@ pub struct Link {
     /// What the broker says unasked: blocked, unblocked, closed. Subscribed to before anything is
     /// published, since lapin keeps no event for later subscribers.
     pub events: BoxStream<'static, Event>,
+    /// Further channels, kept until the connection has said good-bye: a channel that is dropped says
+    /// one of its own, and lapin takes that for an error on a connection that is closing.
+    further: Vec<Channel>,
     /// Last field, so that it is dropped last.
     _socket: Socket,
 }
@@ -142,17 +145,20 @@ impl Link {
             connection,
             channel,
             events,
+            further: Vec::new(),
             _socket: socket,
         })
     }
 
-    /// Opens a further channel.
+    /// Opens a further channel, which lives as long as the link.
     ///
     /// # Errors
     /// As every call to the broker.
     async fn open_channel(&mut self) -> Result<Channel, AmqpError> {
         let call = self.connection.create_channel();
-        deadline("open a channel", CONNECT_TIMEOUT, call).await
+        let channel = deadline("open a channel", CONNECT_TIMEOUT, call).await?;
+        self.further.push(channel.clone());
+        Ok(channel)
     }
 
     /// Says good-bye and waits for the answer: only then has the broker read everything that was

@@ -1,14 +1,17 @@
 //! Carries questions of the REST processes to the AMQP process, and its answers back.
 //!
 //! Particular to processes: what a lock is to threads and nothing at all to tasks is a round trip
-//! through the kernel here, so everything is arranged for one `write` and one `read` per question:
-//! a process that answers one request at a time has one question at a time, hence no ids, no
-//! multiplexing, and no thread between the request and the socket.
+//! through the kernel here, two system calls and a change of process each way.
+//! So everything is arranged for one `write` and one `read` per turn: a process that answers one
+//! request at a time has nothing else to do while it waits, hence no ids, no multiplexing, and no
+//! thread between the request and the socket; and if several requests have arrived meanwhile, their
+//! questions travel together.
 
 pub mod answers;
 
 use std::{
     io::{self, Read, Write},
+    ops::Range,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
@@ -50,6 +53,10 @@ pub fn unique_name() -> String {
 }
 
 /// Binds the socket.
+///
+/// A stream socket with frames of our own and not `SOCK_SEQPACKET`, which would keep the frames apart
+/// itself: the standard library offers only the stream, and a packet is limited by the send buffer,
+/// which a page of keys exceeds.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -95,20 +102,20 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// Sends the question as one frame: a tag and the bytes as they are.
+    /// Adds the question to what is sent next, as one frame: a tag and the bytes as they are.
     ///
     /// A general codec would have to copy the key into a message and out again; bytes with a tag
     /// are read in place. What is asked once a second is JSON inside, so that it can be read.
-    fn send(self, wire: &mut Wire) -> io::Result<()> {
+    fn push(self, wire: &mut Wire) -> io::Result<()> {
         match self {
-            Self::Hello(pid) => wire.send(b'H', &[&pid.to_le_bytes()]),
-            Self::Latest(key) => wire.send(b'L', &[key.as_bytes()]),
-            Self::Keys(query) => wire.send(b'K', &[query.as_bytes()]),
-            Self::Publish(event) => wire.send(b'P', &[event]),
-            Self::Status => wire.send(b'S', &[]),
-            Self::Metrics(report) => wire.send(b'M', &[report]),
-            Self::Lease => wire.send(b'D', &[]),
-            Self::Release => wire.send(b'd', &[]),
+            Self::Hello(pid) => wire.push(b'H', &[&pid.to_le_bytes()]),
+            Self::Latest(key) => wire.push(b'L', &[key.as_bytes()]),
+            Self::Keys(query) => wire.push(b'K', &[query.as_bytes()]),
+            Self::Publish(event) => wire.push(b'P', &[event]),
+            Self::Status => wire.push(b'S', &[]),
+            Self::Metrics(report) => wire.push(b'M', &[report]),
+            Self::Lease => wire.push(b'D', &[]),
+            Self::Release => wire.push(b'd', &[]),
         }
     }
 
@@ -142,24 +149,20 @@ const PROBLEMS: [ProblemKind; 6] = [
     ProblemKind::Internal,
 ];
 
-fn send_answer(wire: &mut Wire, answer: &Answer) -> io::Result<()> {
+fn push_answer(wire: &mut Wire, answer: &Answer) -> io::Result<()> {
     match answer {
-        Ok(body) => wire.send(b'+', &[body]),
-        Err(problem) => wire.send(
-            b'-',
-            &[
-                problem.kind.slug().as_bytes(),
-                b"\n",
-                problem.detail.as_bytes(),
-            ],
-        ),
+        Ok(body) => wire.push(b'+', &[body]),
+        Err(problem) => {
+            let (slug, detail) = (problem.kind.slug(), &problem.detail);
+            wire.push(b'-', &[slug.as_bytes(), b"\n", detail.as_bytes()])
+        }
     }
 }
 
 /// Reads an answer; `None` if the frame is none.
-fn parse_answer(frame: &[u8]) -> Option<Result<&[u8], Problem>> {
+fn parse_answer(frame: &[u8]) -> Option<Answer> {
     match frame.split_first()? {
-        (b'+', body) => Some(Ok(body)),
+        (b'+', body) => Some(Ok(body.to_vec())),
         (b'-', problem) => {
             let (slug, detail) = std::str::from_utf8(problem).ok()?.split_once('\n')?;
             let kind = PROBLEMS.into_iter().find(|kind| kind.slug() == slug)?;
@@ -169,12 +172,15 @@ fn parse_answer(frame: &[u8]) -> Option<Result<&[u8], Problem>> {
     }
 }
 
-/// A connection that carries frames; the buffers live as long as it does.
+/// A connection that carries frames; the buffers live as long as it does, so that a turn needs no
+/// allocation of its own.
 #[derive(Debug)]
 struct Wire {
     stream: UnixStream,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
+    /// What of `incoming` was received and not yet taken.
+    pending: Range<usize>,
     patience: Option<Duration>,
 }
 
@@ -186,46 +192,75 @@ impl Wire {
             stream,
             outgoing: Vec::new(),
             incoming: vec![0; BUFFER],
+            pending: 0..0,
             patience: None,
         })
     }
 
-    /// Sends one frame with a single `write`: two would wake the other side twice.
-    fn send(&mut self, tag: u8, parts: &[&[u8]]) -> io::Result<()> {
+    /// Adds a frame to what is sent next.
+    fn push(&mut self, tag: u8, parts: &[&[u8]]) -> io::Result<()> {
         let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
         let length = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.outgoing.clear();
         self.outgoing.extend_from_slice(&length.to_le_bytes());
         self.outgoing.push(tag);
         for part in parts {
             self.outgoing.extend_from_slice(part);
         }
-        self.stream.write_all(&self.outgoing)
+        Ok(())
     }
 
-    /// Receives one frame, normally with a single `read`, since it was written by one `write`.
+    /// Sends everything with a single `write`: two would wake the other side twice.
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.stream.write_all(&self.outgoing);
+        self.outgoing.clear();
+        result
+    }
+
+    /// Takes one frame; what one `write` has sent comes with a single `read`, so only the first of
+    /// several frames costs a system call.
     /// `patience` bounds the wait for its beginning; its rest has to follow at once.
     fn receive(&mut self, patience: Option<Duration>) -> io::Result<&[u8]> {
+        let mut patience = patience;
+        let end = loop {
+            match self.frame_end()? {
+                Some(end) => break end,
+                None => self.fill(patience)?,
+            }
+            patience = Some(PATIENCE);
+        };
+        let frame = self.pending.start + HEAD..end;
+        self.pending.start = end;
+        Ok(&self.incoming[frame])
+    }
+
+    /// Whether the next frame is here already.
+    fn has_frame(&self) -> bool {
+        self.frame_end().is_ok_and(|end| end.is_some())
+    }
+
+    /// Where the next frame ends, if it is here already.
+    fn frame_end(&self) -> io::Result<Option<usize>> {
+        let end = frame_end(&self.incoming[self.pending.clone()])?;
+        let end = end.map(|end| self.pending.start + end);
+        Ok(end.filter(|end| *end <= self.pending.end))
+    }
+
+    /// Receives more bytes, behind those that are pending.
+    fn fill(&mut self, patience: Option<Duration>) -> io::Result<()> {
         self.set_patience(patience)?;
-        let mut filled = 0;
-        loop {
-            match self.stream.read(&mut self.incoming[filled..])? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                n => filled += n,
+        self.incoming.copy_within(self.pending.clone(), 0);
+        self.pending = 0..self.pending.len();
+        // A begun frame that is longer than the buffer makes it grow; the head is checked already.
+        let needed = frame_end(&self.incoming[self.pending.clone()])?.unwrap_or_default();
+        if self.incoming.len() < needed {
+            self.incoming.resize(needed, 0);
+        }
+        match self.stream.read(&mut self.incoming[self.pending.end..])? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                self.pending.end += n;
+                Ok(())
             }
-            if let Some(end) = frame_end(&self.incoming[..filled])? {
-                if filled == end {
-                    return Ok(&self.incoming[HEAD..end]);
-                }
-                if filled > end {
-                    // One question at a time: what lies behind a frame was never asked for.
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                if self.incoming.len() < end {
-                    self.incoming.resize(end, 0);
-                }
-            }
-            self.set_patience(Some(PATIENCE))?;
         }
     }
 
@@ -254,7 +289,10 @@ fn frame_end(bytes: &[u8]) -> io::Result<Option<usize>> {
 #[derive(Debug)]
 pub struct Client {
     name: String,
+    /// `None` before the first question and after a loss.
     wire: Option<Wire>,
+    /// No attempt to connect before this: while the AMQP process is away, a question must fail at
+    /// once, because the one thread that asks has other requests to serve.
     retry_at: Instant,
     roundtrips: Histogram,
 }
@@ -279,29 +317,50 @@ impl Client {
     ///
     /// # Errors
     /// The other side's problem, or [`ProblemKind::StoreUnavailable`] if it cannot be reached.
-    pub fn ask(&mut self, question: Question<'_>) -> Result<&[u8], Problem> {
+    pub fn ask(&mut self, question: Question<'_>) -> Answer {
+        let mut answer = None;
+        self.ask_all(&[question], |it| answer = Some(it));
+        answer.expect("each question has an answer")
+    }
+
+    /// Asks several questions in one round trip; `take` gets an answer to each, in their order.
+    pub fn ask_all(&mut self, questions: &[Question<'_>], mut take: impl FnMut(Answer)) {
         let started = Instant::now();
+        let mut answered = 0;
+        let outcome = self.exchange(questions, |answer| {
+            answered += 1;
+            take(answer);
+        });
+        if let Err(error) = outcome {
+            log::debug!("the AMQP process does not answer: {error}");
+            // An answer that comes too late would be taken for that of the next question.
+            self.wire = None;
+            for _ in answered..questions.len() {
+                take(Err(unavailable()));
+            }
+        } else {
+            self.roundtrips.observe(started.elapsed().as_secs_f64());
+        }
+    }
+
+    fn exchange(
+        &mut self,
+        questions: &[Question<'_>],
+        mut take: impl FnMut(Answer),
+    ) -> io::Result<()> {
         if self.wire.is_none() {
-            self.wire = Some(self.connect().map_err(|error| unavailable(&error))?);
+            self.wire = Some(self.connect()?);
         }
         let wire = self.wire.as_mut().expect("connected above");
-        let outcome = question.send(wire).and_then(|()| {
-            wire.receive(Some(question.patience()))
-                .map(|frame| frame.len())
-        });
-        match outcome {
-            Ok(length) => {
-                self.roundtrips.observe(started.elapsed().as_secs_f64());
-                let wire = self.wire.as_ref().expect("still connected");
-                parse_answer(&wire.incoming[HEAD..HEAD + length])
-                    .unwrap_or_else(|| Err(unavailable(&io::ErrorKind::InvalidData.into())))
-            }
-            Err(error) => {
-                // An answer that comes too late would be taken for that of the next question.
-                self.wire = None;
-                Err(unavailable(&error))
-            }
+        for question in questions {
+            question.push(wire)?;
         }
+        wire.flush()?;
+        for question in questions {
+            let frame = wire.receive(Some(question.patience()))?;
+            take(parse_answer(frame).ok_or(io::ErrorKind::InvalidData)?);
+        }
+        Ok(())
     }
 
     /// Connects, checks whose socket it is, and waits for a sign of life.
@@ -324,14 +383,14 @@ impl Client {
         }
         let mut wire = Wire::new(stream)?;
         let hello = Question::Hello(std::process::id());
-        hello.send(&mut wire)?;
+        hello.push(&mut wire)?;
+        wire.flush()?;
         wire.receive(Some(hello.patience()))?;
         Ok(wire)
     }
 }
 
-fn unavailable(error: &io::Error) -> Problem {
-    log::debug!("the AMQP process does not answer: {error}");
+fn unavailable() -> Problem {
     Problem::new(
         ProblemKind::StoreUnavailable,
         "the AMQP process does not answer",
@@ -356,7 +415,9 @@ pub fn answer_all(stream: UnixStream, mut answer: impl FnMut(Question<'_>) -> An
             return;
         };
         let answer = answer(question);
-        if send_answer(&mut wire, &answer).is_err() {
+        let pushed = push_answer(&mut wire, &answer);
+        // Questions that came together are answered together.
+        if pushed.is_err() || (!wire.has_frame() && wire.flush().is_err()) {
             return;
         }
     }
@@ -391,7 +452,8 @@ mod tests {
             Wire::new(far).expect("wire"),
         );
         for question in questions {
-            question.send(&mut near).expect("sent");
+            question.push(&mut near).expect("encoded");
+            near.flush().expect("sent");
             assert_eq!(
                 Question::parse(far.receive(None).expect("received")),
                 Some(question)
@@ -420,6 +482,26 @@ mod tests {
         assert_eq!(client.roundtrips().count(), 2);
         drop(client);
         answering.join().expect("ends with its connection");
+    }
+
+    #[test]
+    fn questions_that_go_together_are_answered_in_their_order() {
+        let (mut client, far) = pair();
+        std::thread::spawn(move || {
+            answer_all(far, |question| match question {
+                Question::Latest(key) => Ok(key.as_bytes().repeat(5_000)),
+                _ => Err(Problem::new(ProblemKind::NotFound, "no such question")),
+            });
+        });
+        let questions = ["a", "b", "c", "d"].map(Question::Latest);
+        let mut firsts = Vec::new();
+        client.ask_all(&questions, |answer| {
+            let answer = answer.expect("answered");
+            assert_eq!(answer.len(), 5_000);
+            firsts.push(answer[0]);
+        });
+        assert_eq!(firsts, b"abcd");
+        assert_eq!(client.roundtrips().count(), 1);
     }
 
     #[test]

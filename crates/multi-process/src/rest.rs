@@ -31,7 +31,7 @@ use crate::{
     config::{Config, MODEL},
     device::Device,
     ipc::{
-        Client, Question,
+        Answer, Client, Question,
         answers::{Figures, Status},
     },
     metrics::{self, Report},
@@ -44,12 +44,15 @@ use crate::{
 const BACKLOG: i32 = 1024;
 /// Bodies up to this length were read by the library before the request was queued, in bytes.
 const BUFFERED_BODY: usize = 1024;
+/// Requests taken together at most.
+const TURN: usize = 16;
 /// Time from a change of the figures to their report.
 const REPORT_DELAY: Duration = Duration::from_millis(250);
 /// Time until a report that nobody took is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Time without a request after which a stopping process takes its last one to be answered.
-const LAST_CALL: Duration = Duration::from_millis(20);
+/// How long, and how often in a row, a stopping process waits for one more request.
+const LAST_CALL: Duration = Duration::from_millis(15);
+const LAST_CALLS: usize = 3;
 /// Time that a signal may take from one process to another.
 const SIGNAL_DELAY: Duration = Duration::from_secs(1);
 
@@ -69,24 +72,28 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// The REST worker.
 pub struct Worker {
-    /// Settings.
+    /// Configuration.
     pub config: Arc<Config>,
-    /// The library's queue of requests.
+    /// The library's queue of requests; an `Arc`, because the thread that waits for signals unblocks
+    /// it.
     pub server: Arc<Server>,
-    /// Raised when the process was told to stop; the server is unblocked afterwards.
+    /// Raised by that thread, before it unblocks the server, when the process was told to stop.
     pub draining: Arc<Flag>,
-    /// Way to the AMQP process.
+    /// Way to the AMQP process: one connection, used by one thread, so a call is a call and needs no
+    /// pool.
     pub client: Client,
-    /// Connection to the device.
+    /// Connection to the device, for the same reason a single one.
     pub device: Device,
     /// Who looks after new connections.
     pub nudge: Nudge,
-    /// Counters.
+    /// Counters: a plain struct, where other models need a lock or atomics.
     pub http: HttpMetrics,
-    /// Makes ids for requests that have none.
+    /// Makes ids for requests that have none; no other process makes the same.
     pub ids: Ids,
     /// When the counters must be reported; `None` if nothing has changed.
     pub report_due: Option<Instant>,
+    /// Whether the library has stopped accepting.
+    pub accept_ended: bool,
 }
 
 impl Worker {
@@ -99,19 +106,34 @@ impl Worker {
         // Introduces this process before its first request.
         self.report();
         while !self.draining.is_up() {
-            match self.next() {
-                Ok(Some(request)) => self.serve(request),
-                Ok(None) => {}
-                Err(_) if self.is_stopping() => break,
-                Err(_) => return Err(Fatal::ListenerLost),
+            if let Some(request) = self.next() {
+                self.serve_all(request);
+            }
+            if self.accept_ended && !self.is_stopping() {
+                return Err(Fatal::ListenerLost);
             }
             self.do_chores();
         }
-        while let Ok(Some(request)) = self.server.recv_timeout(LAST_CALL) {
-            self.serve(request);
-        }
+        self.serve_last();
         self.report();
         Ok(())
+    }
+
+    /// Serves what is still on its way from the library's threads.
+    ///
+    /// There is no telling how much that is; a few silent moments in a row are taken for its end,
+    /// because the unblocking and the end of `accept` show as silence, too.
+    fn serve_last(&mut self) {
+        let mut silent = 0;
+        while silent < LAST_CALLS {
+            match self.server.recv_timeout(LAST_CALL) {
+                Ok(Some(request)) => {
+                    silent = 0;
+                    self.serve(request, None);
+                }
+                Ok(None) | Err(_) => silent += 1,
+            }
+        }
     }
 
     /// Whether the end of `accept` belongs to a stop: the supervisor shuts the listener down for all
@@ -124,20 +146,31 @@ impl Worker {
         self.draining.is_up()
     }
 
-    /// The next request, or nothing if a chore is due first.
+    /// The next request, or nothing if a chore or the stop comes first.
     ///
     /// What is here already is taken without a timed wait, which costs the kernel a timer.
-    fn next(&self) -> io::Result<Option<Request>> {
-        if let Some(request) = self.server.try_recv()? {
-            return Ok(Some(request));
+    fn next(&mut self) -> Option<Request> {
+        let request = self.try_next();
+        // The flag is raised before the queue is unblocked, so that one of the two is always seen.
+        if request.is_some() || self.accept_ended || self.draining.is_up() {
+            return request;
         }
         let due = [self.report_due, self.nudge.due()];
-        match due.into_iter().flatten().min() {
+        let received = match due.into_iter().flatten().min() {
             Some(due) => self
                 .server
                 .recv_timeout(due.saturating_duration_since(Instant::now())),
             None => self.server.recv().map(Some),
-        }
+        };
+        self.accept_ended |= received.is_err() && !self.draining.is_up();
+        received.ok().flatten()
+    }
+
+    /// A request that is here already.
+    fn try_next(&mut self) -> Option<Request> {
+        let received = self.server.try_recv();
+        self.accept_ended |= received.is_err();
+        received.ok().flatten()
     }
 
     fn do_chores(&mut self) {
@@ -150,7 +183,59 @@ impl Worker {
         }
     }
 
-    fn serve(&mut self, mut request: Request) {
+    /// Serves a request and those that have arrived with it.
+    ///
+    /// What they want to know of the store is asked in one round trip: under load most of the wait is
+    /// shared, and with one request there is none to share.
+    fn serve_all(&mut self, first: Request) {
+        let mut requests = vec![first];
+        while requests.len() < TURN
+            && let Some(request) = self.try_next()
+        {
+            requests.push(request);
+        }
+        let mut answers = self.ask_ahead(&requests).into_iter();
+        for request in requests {
+            let answer = answers.next().flatten();
+            self.serve(request, answer);
+        }
+    }
+
+    /// Asks for the latest values that several requests want; a single one asks for itself.
+    fn ask_ahead(&mut self, requests: &[Request]) -> Vec<Option<Answer>> {
+        if requests.len() < 2 {
+            return Vec::new();
+        }
+        let keys: Vec<_> = requests.iter().map(|it| self.wanted_key(it)).collect();
+        let questions: Vec<_> = keys
+            .iter()
+            .flatten()
+            .copied()
+            .map(Question::Latest)
+            .collect();
+        let mut answers = Vec::with_capacity(questions.len());
+        if !questions.is_empty() {
+            self.client
+                .ask_all(&questions, |answer| answers.push(answer));
+        }
+        let mut answers = answers.into_iter();
+        let wants = keys.iter().map(Option::is_some);
+        wants
+            .map(|wants| wants.then(|| answers.next()).flatten())
+            .collect()
+    }
+
+    /// The key whose latest values a request wants.
+    fn wanted_key<'a>(&self, request: &'a Request) -> Option<&'a str> {
+        let method = Method::parse(request.method().as_str());
+        let path = request.url().split('?').next().unwrap_or_default();
+        match routes::resolve(self.config.settings.profile, method, path) {
+            Resolution::Route(Route::Latest, key) => Some(key),
+            _ => None,
+        }
+    }
+
+    fn serve(&mut self, mut request: Request, answer: Option<Answer>) {
         let started = Instant::now();
         self.nudge.seen(request.remote_addr());
         self.http.inflight = 1;
@@ -163,10 +248,11 @@ impl Worker {
         let mut body = Body::of(&mut request);
         // A panic is a bug of one handler; it would end the process, and with it the connections of
         // other clients, for which the supervisor could only start anew.
-        let answer = catch_unwind(AssertUnwindSafe(|| {
-            self.answer(method, path, query, &mut body)
+        let outcome = catch_unwind(AssertUnwindSafe(|| match answer {
+            Some(answer) => Ok(Reply::raw_json(200, answer?)),
+            None => self.answer(method, path, query, &mut body),
         }));
-        let reply = answer
+        let reply = outcome
             .unwrap_or_else(|_| Err(Problem::new(ProblemKind::Internal, "see the log")))
             .unwrap_or_else(|problem| Reply::problem(&problem, &id));
         let unread = body.is_unread();
@@ -224,8 +310,7 @@ impl Worker {
 
     /// Passes on an answer that the AMQP process has rendered.
     fn ask(&mut self, question: Question<'_>) -> Result<Reply, Problem> {
-        let body = self.client.ask(question)?;
-        Ok(Reply::raw_json(200, body.to_vec()))
+        Ok(Reply::raw_json(200, self.client.ask(question)?))
     }
 
     fn publish(&mut self, body: &[u8]) -> Result<Reply, Problem> {
@@ -233,7 +318,7 @@ impl Worker {
         let event = serde_json::to_vec(&event).expect("an event serialises");
         let message_id = self.client.ask(Question::Publish(&event))?;
         Ok(rest::published(
-            String::from_utf8_lossy(message_id).into_owned(),
+            String::from_utf8_lossy(&message_id).into_owned(),
         ))
     }
 
@@ -270,7 +355,7 @@ impl Worker {
     }
 
     fn status(&mut self) -> Option<Status> {
-        serde_json::from_slice(self.client.ask(Question::Status).ok()?).ok()
+        serde_json::from_slice(&self.client.ask(Question::Status).ok()?).ok()
     }
 
     /// Every process of the service. The kernel knows the supervisor's children without fail; without
@@ -318,7 +403,7 @@ impl Worker {
         let report = serde_json::to_vec(&report).expect("a report serialises");
         let figures = self.client.ask(Question::Metrics(&report));
         self.report_due = figures.is_err().then(|| Instant::now() + RETRY_DELAY);
-        serde_json::from_slice(figures.ok()?).ok()
+        serde_json::from_slice(&figures.ok()?).ok()
     }
 }
 

@@ -1,7 +1,10 @@
 //! Builds the service, starts it, owns its lifetimes and stops it in order.
 //!
-//! Particular to processes: there are three of these functions, one per kind of process, and each
-//! runs in a process of its own; what they have in common they have by a socket, or not at all.
+//! Particular to processes: there is one such function per kind of process, and each runs in a
+//! process of its own: [`supervise`] in p1, [`serve_rest`] in every p2, [`serve_amqp`] in p3.
+//! What they have in common they have by a socket that was handed down, or not at all.
+//! Nobody orders the stop as a whole: the signal goes to all at once, each finishes what is its own,
+//! and p3 stays until the sockets of the p2s are closed, which the kernel does for them.
 
 use std::{
     io,
@@ -85,6 +88,9 @@ pub fn run(config: Config) -> Result<(), ServiceError> {
 }
 
 /// The first process: binds what the others serve, and starts them.
+///
+/// The line on stdout comes before the children run: a client that connects meanwhile waits in the
+/// backlog and is answered as soon as one of them accepts.
 fn supervise(config: &Config) -> Result<(), ServiceError> {
     let address = config.settings.http_addr;
     let listener = rest::bind(address).map_err(|error| ServiceError::Bind(address, error))?;
@@ -104,6 +110,9 @@ fn start_as_child(part: &Part) -> Result<(), ServiceError> {
 }
 
 /// The socket that was passed as stdin.
+///
+/// A descriptor under any other number could only be adopted by `unsafe` code, which has to promise
+/// that it is open and nobody else's; what stdin is, the standard library knows.
 fn inherited_socket() -> io::Result<OwnedFd> {
     let stdin = std::io::stdin();
     let socket = stdin.as_fd().try_clone_to_owned()?;
@@ -131,6 +140,7 @@ fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
         http: HttpMetrics::default(),
         ids: Ids::new(),
         report_due: None,
+        accept_ended: false,
     };
     let grace = Duration::from_secs(settings.grace_s);
     // The worker sleeps in the library's queue, which no signal wakes, or waits for a client or the
@@ -151,6 +161,11 @@ fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
 }
 
 /// The AMQP process: owner of the store, and of everything that the broker sees.
+///
+/// Inside it is a program with threads, since the client library has no other way: one each for
+/// consumer, publisher and timers, one per REST process, and one that accepts those.
+/// One process for both connections, and not one each: an answer to an event would otherwise cross
+/// the socket as well, and the consumer is the one who knows when it may be sent.
 fn serve_amqp(config: &Arc<Config>, supervised: bool) -> Result<(), ServiceError> {
     let signals = Signals::install(false)?;
     let listener = inherited_socket()?.into();

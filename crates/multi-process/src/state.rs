@@ -196,6 +196,10 @@ impl Ids {
 }
 
 /// The REST processes, by pid, with the figures that they reported last.
+///
+/// A map under a lock with a condition variable: who stops waits for a condition on the whole map
+/// ("nobody is connected"), which a channel, that hands on single events, would have to be counted
+/// for.
 #[derive(Debug, Default)]
 pub struct Siblings {
     known: Mutex<BTreeMap<u32, Sibling>>,
@@ -264,6 +268,11 @@ impl Siblings {
 }
 
 /// Permissions to hold a connection to the device: a counting semaphore.
+///
+/// Made of a mutex and a condition variable, because the standard library has none. A semaphore
+/// between the processes themselves (in shared memory, or tokens in a pipe) would lose the permission
+/// of a process that is killed; here its socket is closed with it, and the thread at the other end
+/// gives back what it held.
 #[derive(Debug)]
 pub struct Leases {
     free: Mutex<usize>,

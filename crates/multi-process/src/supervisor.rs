@@ -9,7 +9,10 @@ use std::{
     net::TcpListener,
     os::{
         fd::OwnedFd,
-        unix::{net::UnixListener, process::CommandExt},
+        unix::{
+            net::UnixListener,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -157,6 +160,10 @@ impl<'a> Family<'a> {
 
     /// Restarts what crashes, until a stop is asked for.
     ///
+    /// Everything that can happen ends the one sleep: SIGCHLD, a signal to stop, or the time of a
+    /// restart. Signals of the same kind that come together arrive as one, so every child is looked
+    /// at whichever it was.
+    ///
     /// # Errors
     /// If a child says that trying again is of no use.
     fn watch(&mut self, signals: &Signals) -> Result<(), ServiceError> {
@@ -177,7 +184,7 @@ impl<'a> Family<'a> {
         Ok(())
     }
 
-    /// Notes that a child has ended, or starts the next one when its time has come.
+    /// Notes that a child has ended (which also frees its entry in the process table), or starts the next one when its time has come.
     fn look_after(&mut self, index: usize) -> Result<(), ServiceError> {
         let member = &mut self.members[index];
         if let Some(status) = member.ended()? {
@@ -226,8 +233,11 @@ impl<'a> Family<'a> {
 /// Collects ended children; returns how many still run.
 fn reap(members: &mut [Member], failed: &mut Vec<String>) -> usize {
     for member in &mut *members {
+        // A child that dies of the signal itself had not got as far as handling it: it was about to
+        // start, and has nothing to drop.
         if let Ok(Some(status)) = member.ended()
             && !status.success()
+            && status.signal() != Some(Signal::TERM.as_raw())
         {
             failed.push(format!("the {} process: {status}", member.role.as_str()));
         }

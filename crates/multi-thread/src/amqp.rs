@@ -52,6 +52,9 @@ pub enum AmqpError {
     /// The broker cancelled the consumer: its queue was deleted or moved.
     #[error("the broker cancelled the consumer")]
     Cancelled,
+    /// The broker blocks publishers, at the end of the service.
+    #[error("the broker blocks us")]
+    Blocked,
     /// The client's I/O thread ended without a word.
     #[error("the connection is gone")]
     Gone,

@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 /// Longest line that the device may send, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
 
+/// Buffered: a line's end must be looked for, and without a buffer each byte were a system call.
 type Connection = BufReader<TcpStream>;
 
 /// Connections to the device, made when they are needed.
@@ -77,6 +78,8 @@ impl Pool {
 
     /// One command on the connection in `place`, which is made if there is none.
     fn command_on(&self, place: &mut Option<Connection>, line: &[u8]) -> io::Result<Vec<u8>> {
+        // One deadline for connecting, writing and every read: a device that sends a byte now and
+        // then would never exceed a time-out per call.
         let deadline = Instant::now() + DEVICE_TIMEOUT;
         if let Some(idle) = place {
             match exchange(idle, line, deadline) {
@@ -134,6 +137,7 @@ fn receive(
     connection.by_ref().take(MAX_LINE).read_until(b'\n', reply)
 }
 
+/// Whether the device had closed before it can have seen the command.
 fn classify(error: io::Error, at_start: bool) -> Failure {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let closed = matches!(
@@ -155,6 +159,7 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
+/// What the client is told.
 fn problem(error: &io::Error) -> Problem {
     // A socket's timeout is reported as `WouldBlock` by Unix.
     match error.kind() {

@@ -51,7 +51,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub struct Worker {
     /// What the service shares.
     pub state: Arc<State>,
-    /// The library's queue of requests.
+    /// The library's queue of requests: an unbounded one behind a mutex, shared by all workers.
     pub server: Arc<Server>,
     /// Who is told of new connections.
     pub watch: Arc<Watch>,
@@ -73,6 +73,9 @@ impl Worker {
         }
     }
 
+    /// Answers one request and counts it.
+    ///
+    /// The time runs from here: how long a request lay in the library's queue nobody tells us.
     fn serve(&mut self, mut request: Request) {
         let started = Instant::now();
         if self.watch.is_probe(request.remote_addr()) {
@@ -111,10 +114,12 @@ impl Worker {
         self.slot().set_busy(false);
     }
 
+    /// Where this worker, and no other, counts.
     fn slot(&self) -> &metrics::HttpSlot {
         &self.state.metrics.http[self.number]
     }
 
+    /// Finds out what is asked for; nothing here waits.
     fn answer(
         &mut self,
         method: Method,
@@ -129,6 +134,10 @@ impl Worker {
         }
     }
 
+    /// Does it; here a worker may wait for the broker or the device.
+    ///
+    /// The store's lock is held while the answer is serialised, about a microsecond: copying the
+    /// values out first would take as long.
     fn handle(
         &mut self,
         route: Route,
@@ -154,6 +163,7 @@ impl Worker {
         }
     }
 
+    /// Publishes an event; the worker waits for the broker's confirm.
     fn publish(&mut self, body: &[u8]) -> Result<Reply, Problem> {
         let event = rest::parse_event(body)?;
         self.ids += 1;
@@ -163,6 +173,7 @@ impl Worker {
         Ok(rest::published(message_id))
     }
 
+    /// Passes a command to the device; the worker waits for its line.
     fn command(&self, body: &[u8]) -> Result<Reply, Problem> {
         let line = rest::parse_command(body)?;
         rest::device_reply(&self.state.device.command(&line)?)

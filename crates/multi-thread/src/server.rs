@@ -54,6 +54,8 @@ impl ServiceError {
 }
 
 /// A group of threads and what stops it.
+///
+/// Every part has a token of its own, because the parts stop one after the other.
 struct Part {
     threads: Group,
     stop: StopSource,
@@ -63,12 +65,15 @@ struct Part {
 pub struct Server {
     state: Arc<State>,
     waiter: Waiter,
+    /// The HTTP library's handle, for waking its waiting workers.
     http: Arc<HttpServer>,
+    /// A second descriptor of the listener that the library owns, for closing it under it.
     listener: TcpListener,
     consumer: Part,
     publisher: Part,
     timers: Part,
     nudge: Part,
+    /// The workers wait in the library and not in a `select!`, so they have no token.
     rest: Group,
 }
 
@@ -89,6 +94,7 @@ impl Server {
         let (watch, seen) = nudge::watch();
         let watch = Arc::new(watch);
 
+        // The consumers of work first, so that nothing is handed over to a part that is not there.
         let publisher = part("publisher", &state, move |state, stop| {
             publisher::run(state, &inbox, stop);
         })?;
@@ -130,7 +136,9 @@ impl Server {
     pub fn run(self) -> Result<(), ServiceError> {
         self.waiter.wait();
         let grace = self.state.config.settings.grace_s;
-        let deadline = Instant::now() + Duration::from_secs(grace);
+        let end = Instant::now() + Duration::from_secs(grace);
+        // A tenth is kept for the confirms, should somebody before them use up his time.
+        let deadline = end - Duration::from_secs(grace) / 10;
         self.state.flags.draining.set(true);
         let mut late = Vec::new();
 
@@ -152,14 +160,7 @@ impl Server {
         late.extend(self.rest.wait(deadline).err().into_iter().flatten());
         // Nobody publishes any more: await the confirms.
         drop(self.publisher.stop);
-        late.extend(
-            self.publisher
-                .threads
-                .wait(deadline)
-                .err()
-                .into_iter()
-                .flatten(),
-        );
+        late.extend(self.publisher.threads.wait(end).err().into_iter().flatten());
         report(self.state.alarm.reason(), grace, &late)
     }
 }

@@ -72,6 +72,8 @@ pub fn run(state: &Arc<State>, stop: &StopToken) {
         }
         .run(&subscription, stop)
     });
+    let metrics = state.metrics.of(Role::Consumer).lock();
+    log::info!("acknowledged and rejected: {:?}", metrics.deliveries);
 }
 
 /// Settled deliveries that are not acknowledged yet.

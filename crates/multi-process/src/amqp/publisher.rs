@@ -232,7 +232,8 @@ struct Session<'a> {
     next_tag: u64,
     /// Who waits for which confirm. Sorted, because a confirm may be `multiple`; the library's
     /// `ConfirmSmoother` would hold a confirm back until all earlier ones have come.
-    unconfirmed: BTreeMap<u64, Sender<PublishResult>>,
+    /// `None` if he was told already; the place in the window stays taken all the same.
+    unconfirmed: BTreeMap<u64, Option<Sender<PublishResult>>>,
 }
 
 impl Session<'_> {
@@ -290,7 +291,7 @@ impl Session<'_> {
         let properties = event_properties(outgoing.message_id, self.next_tag);
         let publish = Publish::with_properties(&body, outgoing.event.key, properties);
         // Noted before it is sent, so that a failure in between is answered with the others.
-        self.unconfirmed.insert(self.next_tag, outgoing.done);
+        self.unconfirmed.insert(self.next_tag, Some(outgoing.done));
         self.next_tag += 1;
         self.show_outstanding();
         Ok(self.link.events.basic_publish(outgoing.exchange, publish)?)
@@ -335,7 +336,7 @@ impl Session<'_> {
                 .into_iter()
                 .collect()
         };
-        for done in settled.into_values() {
+        for done in settled.into_values().flatten() {
             let _ = done.try_send(result);
         }
         self.show_outstanding();
@@ -365,15 +366,17 @@ impl Session<'_> {
     ///
     /// There is no deadline here: whoever stops the service does not wait beyond his own.
     fn drain(&mut self) -> Result<(), AmqpError> {
-        if !self.blocked {
-            for outgoing in self.inbox.outgoing.try_iter() {
-                self.publish(outgoing)?;
-            }
-            for answer in self.inbox.answers.try_iter() {
-                self.answer(answer)?;
-            }
+        if self.blocked {
+            // Everybody was told, and the broker would not answer a close.
+            return Err(AmqpError::Blocked);
         }
-        while !self.unconfirmed.is_empty() {
+        for outgoing in self.inbox.outgoing.try_iter() {
+            self.publish(outgoing)?;
+        }
+        for answer in self.inbox.answers.try_iter() {
+            self.answer(answer)?;
+        }
+        while self.unconfirmed.values().any(Option::is_some) {
             let confirm = self.link.confirms.recv();
             self.settle(confirm.map_err(|_| AmqpError::Gone)?);
         }
@@ -391,9 +394,8 @@ impl Session<'_> {
     }
 
     /// Tells those who wait for a confirm that it will not come in time.
-    /// Their places in the window stay taken until the broker has confirmed.
-    fn tell_waiting(&self) {
-        for done in self.unconfirmed.values() {
+    fn tell_waiting(&mut self) {
+        for done in self.unconfirmed.values_mut().filter_map(Option::take) {
             let _ = done.try_send(PublishResult::Unavailable);
         }
     }

@@ -63,6 +63,8 @@ pub fn serve(state: &Arc<State>, listener: &UnixListener) {
 }
 
 /// One connected REST process, and what has to be undone when it is gone.
+///
+/// Its thread owns it, so that nothing in it is shared; what it changes for others is in the state.
 struct Visitor {
     state: Arc<State>,
     pid: Option<u32>,
@@ -78,6 +80,7 @@ impl Visitor {
                 self.pid = Some(pid);
                 Ok(Vec::new())
             }
+            // Rendered under the lock: the copy of the values that would spare this takes as long.
             Question::Latest(key) => {
                 rest::latest(&state.store(), key, now()).map(|reply| reply.body)
             }
@@ -118,6 +121,8 @@ impl Visitor {
         }
     }
 
+    /// Waits here for a free connection to the device, since this thread has nothing else to do: it
+    /// serves a process that waits as well.
     fn lease(&mut self) -> Answer {
         if self.state.leases.take(DEVICE_POOL_TIMEOUT) {
             self.leases += 1;

@@ -58,8 +58,13 @@ pub struct Answer {
 }
 
 /// The end for those who publish.
+///
+/// `Sender` and not a lock around the connection: with a lock, whoever publishes while the broker
+/// is slow would hold up all others, and none of them could give up after a while.
 pub struct Outbox {
+    /// Events; `try_send` refuses when the window is full.
     outgoing: Sender<Outgoing>,
+    /// Answers; `try_send` again, because the consumer must not wait for the publisher.
     answers: Sender<Answer>,
 }
 
@@ -114,6 +119,7 @@ impl Outbox {
         }
     }
 
+    /// Gives the event to the publisher's thread and waits for what becomes of it.
     fn hand_over(
         &self,
         exchange: &'static str,
@@ -230,10 +236,12 @@ struct Session<'a> {
     next_tag: u64,
     /// Who waits for which confirm. Sorted, because a confirm may be `multiple`; the library's
     /// `ConfirmSmoother` would hold a confirm back until all earlier ones have come.
-    unconfirmed: BTreeMap<u64, Sender<PublishResult>>,
+    /// `None` if he was told already; the place in the window stays taken all the same.
+    unconfirmed: BTreeMap<u64, Option<Sender<PublishResult>>>,
 }
 
 impl Session<'_> {
+    /// Serves until `stop` or until the connection is lost.
     fn serve(&mut self, stop: &StopToken) -> Result<(), AmqpError> {
         while !stop.is_stopped() {
             self.step(stop)?;
@@ -243,6 +251,8 @@ impl Session<'_> {
 
     /// Waits for whatever comes first and deals with it.
     fn step(&mut self, stop: &StopToken) -> Result<(), AmqpError> {
+        // A channel that never gets ready takes the place of one that is not to be looked at: the
+        // `select!` stays the same.
         let nothing = never();
         // While the broker blocks, answers stay where they are: their channel is their bound.
         let answers = if self.blocked {
@@ -276,11 +286,16 @@ impl Session<'_> {
         }
     }
 
+    /// Sends an event and notes who waits for its confirm.
+    ///
+    /// The library's call does not wait for the broker: the bytes go to its I/O thread, which
+    /// buffers 16 MiB before it makes us wait, and the window is a quarter of that.
     fn publish(&mut self, outgoing: Outgoing) -> Result<(), AmqpError> {
         if self.blocked {
             let _ = outgoing.done.try_send(PublishResult::Unavailable);
             return Ok(());
         }
+        // Dropping the event closes its channel, which tells its sender "overloaded".
         if self.unconfirmed.len() >= PUBLISH_WINDOW {
             return Ok(());
         }
@@ -288,7 +303,7 @@ impl Session<'_> {
         let properties = event_properties(outgoing.message_id, self.next_tag);
         let publish = Publish::with_properties(&body, outgoing.event.key, properties);
         // Noted before it is sent, so that a failure in between is answered with the others.
-        self.unconfirmed.insert(self.next_tag, outgoing.done);
+        self.unconfirmed.insert(self.next_tag, Some(outgoing.done));
         self.next_tag += 1;
         self.show_outstanding();
         Ok(self.link.events.basic_publish(outgoing.exchange, publish)?)
@@ -303,6 +318,7 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Sends an answer, transient: whoever asked is waiting now or not at all.
     fn answer(&self, answer: Answer) -> Result<(), AmqpError> {
         let body = serde_json::to_vec(&answer.settled).expect("an answer serialises");
         let mut properties = AmqpProperties::default()
@@ -319,6 +335,9 @@ impl Session<'_> {
         Ok(self.link.answers.basic_publish("", publish)?)
     }
 
+    /// Tells those whom a confirm concerns.
+    ///
+    /// `try_send`: the channel has room for the one outcome, and he may have given up waiting.
     fn settle(&mut self, confirm: Confirm) {
         let (result, payload) = match confirm {
             Confirm::Ack(payload) => (PublishResult::Confirmed, payload),
@@ -333,12 +352,13 @@ impl Session<'_> {
                 .into_iter()
                 .collect()
         };
-        for done in settled.into_values() {
+        for done in settled.into_values().flatten() {
             let _ = done.try_send(result);
         }
         self.show_outstanding();
     }
 
+    /// The broker is short of memory or disk, or has recovered; consuming goes on either way.
     fn on_blocked(&mut self, notification: &ConnectionBlockedNotification) {
         match notification {
             ConnectionBlockedNotification::Blocked(reason) => {
@@ -363,15 +383,17 @@ impl Session<'_> {
     ///
     /// There is no deadline here: whoever stops the service does not wait beyond his own.
     fn drain(&mut self) -> Result<(), AmqpError> {
-        if !self.blocked {
-            for outgoing in self.inbox.outgoing.try_iter() {
-                self.publish(outgoing)?;
-            }
-            for answer in self.inbox.answers.try_iter() {
-                self.answer(answer)?;
-            }
+        if self.blocked {
+            // Everybody was told, and the broker would not answer a close.
+            return Err(AmqpError::Blocked);
         }
-        while !self.unconfirmed.is_empty() {
+        for outgoing in self.inbox.outgoing.try_iter() {
+            self.publish(outgoing)?;
+        }
+        for answer in self.inbox.answers.try_iter() {
+            self.answer(answer)?;
+        }
+        while self.unconfirmed.values().any(Option::is_some) {
             let confirm = self.link.confirms.recv();
             self.settle(confirm.map_err(|_| AmqpError::Gone)?);
         }
@@ -389,13 +411,13 @@ impl Session<'_> {
     }
 
     /// Tells those who wait for a confirm that it will not come in time.
-    /// Their places in the window stay taken until the broker has confirmed.
-    fn tell_waiting(&self) {
-        for done in self.unconfirmed.values() {
+    fn tell_waiting(&mut self) {
+        for done in self.unconfirmed.values_mut().filter_map(Option::take) {
             let _ = done.try_send(PublishResult::Unavailable);
         }
     }
 
+    /// Shows the size of the window's used part in the metrics.
     fn show_outstanding(&self) {
         self.state
             .metrics
@@ -405,6 +427,7 @@ impl Session<'_> {
     }
 }
 
+/// Properties that the contract asks of every event.
 fn event_properties(message_id: String, seq: u64) -> AmqpProperties {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,0 +1,53 @@
+//! The loop's own use of its core.
+
+use super::engine::Window;
+use crate::host;
+
+/// Share of the loop's own time, in nanoseconds of the window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct OwnTime {
+    /// On a core, spinning excluded.
+    pub(super) busy_ns: u64,
+    /// Runnable without a core.
+    pub(super) wait_ns: u64,
+}
+
+/// Reads the thread's `schedstat` at the window's edges and takes the spinning off.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    spun_ns: u64,
+    at_start: Option<(u64, u64, u64)>,
+    at_end: Option<(u64, u64, u64)>,
+}
+
+impl Meter {
+    /// The loop has polled without waiting and found nothing.
+    pub(super) fn spun(&mut self, ns: u64) {
+        self.spun_ns += ns;
+    }
+
+    pub(super) fn look(&mut self, window: Window, now_ns: u64) {
+        if self.at_start.is_none() && now_ns >= window.start_ns {
+            self.at_start = self.read();
+        } else if self.at_end.is_none() && now_ns >= window.end_ns {
+            self.at_end = self.read();
+        }
+    }
+
+    fn read(&self) -> Option<(u64, u64, u64)> {
+        let pid = i32::try_from(std::process::id()).ok()?;
+        let tid = rustix::thread::gettid().as_raw_nonzero().get();
+        let (cpu, wait) = host::schedstat(pid, tid)?;
+        Some((cpu, wait, self.spun_ns))
+    }
+
+    pub(super) fn own_time(&self) -> OwnTime {
+        let (Some(start), Some(end)) = (self.at_start, self.at_end) else {
+            return OwnTime::default();
+        };
+        OwnTime {
+            busy_ns: (end.0 - start.0).saturating_sub(end.2 - start.2),
+            wait_ns: end.1 - start.1,
+        }
+    }
+}
