@@ -52,11 +52,7 @@ fn events(from: u32, to: u32) -> impl Iterator<Item = crate::amqp::Message> {
 fn restart(context: &mut Context<'_>) -> anyhow::Result<()> {
     need_private_node(context)?;
     let scene = Scene::start_empty(context, &[])?;
-    let batch = context.broker.session()?.publish_batch(events(0, EVENTS))?;
-    ensure!(
-        batch.acked == u64::from(EVENTS),
-        "the broker took {batch:?}"
-    );
+    publish(context, 0, EVENTS)?;
     // Not awaited: deliveries are under way when the broker goes.
     context.broker.halt()?;
     let alive = scene.get("/healthz")?;
@@ -74,22 +70,47 @@ fn restart(context: &mut Context<'_>) -> anyhow::Result<()> {
     eventually("ready again", RECOVERY_LIMIT, || {
         Ok(scene.get("/readyz")?.status == 200)
     })?;
-    let batch = context
-        .broker
-        .session()?
-        .publish_batch(events(EVENTS, 2 * EVENTS))?;
+    publish(context, EVENTS, 2 * EVENTS)?;
+    check_all_arrived(context, &scene)?;
+    // The publisher has a connection of its own, which must have come back, too.
+    let before = counted(&scene)?;
+    let answer = scene.post("/api/v1/events", r#"{"key":"after","data":{}}"#)?;
     ensure!(
-        batch.acked == u64::from(EVENTS),
+        answer.status == 202,
+        "events is {}: {}",
+        answer.status,
+        answer.text()
+    );
+    eventually("that event is counted, too", Duration::from_secs(5), || {
+        Ok(counted(&scene)? > before)
+    })?;
+    scene.stop()?;
+    let left = context.broker.depth(INGEST_QUEUE)?;
+    ensure!(left == 0, "{left} events are still queued");
+    Ok(())
+}
+
+fn publish(context: &Context<'_>, from: u32, to: u32) -> anyhow::Result<()> {
+    let batch = context.broker.session()?.publish_batch(events(from, to))?;
+    ensure!(
+        batch.acked == u64::from(to - from),
         "the broker took {batch:?}"
     );
-    // An event whose ack was lost with the connection comes again, and may be counted as a
-    // duplicate instead.
-    let counted =
-        || Ok::<_, anyhow::Error>(scene.deliveries("ok")? + scene.deliveries("duplicate")?);
+    Ok(())
+}
+
+/// Events that the subject took. One whose ack was lost with the connection comes again, and may
+/// be counted as a duplicate instead.
+fn counted(scene: &Scene) -> anyhow::Result<f64> {
+    Ok(scene.deliveries("ok")? + scene.deliveries("duplicate")?)
+}
+
+/// Checks that every event is counted, none twice, and the newest of each key is visible.
+fn check_all_arrived(context: &Context<'_>, scene: &Scene) -> anyhow::Result<()> {
     let expected = f64::from(2 * EVENTS);
     let mut seen = 0.0;
     let all = eventually("every event is counted", Duration::from_secs(20), || {
-        seen = counted()?;
+        seen = counted(scene)?;
         Ok(seen >= expected)
     });
     let left = context.broker.depth(INGEST_QUEUE)?;
@@ -108,21 +129,6 @@ fn restart(context: &mut Context<'_>) -> anyhow::Result<()> {
             latest.text()
         );
     }
-    let before = counted()?;
-    // The next broadcast or confirm must work, too: the publisher has a connection of its own.
-    let answer = scene.post("/api/v1/events", r#"{"key":"after","data":{}}"#)?;
-    ensure!(
-        answer.status == 202,
-        "events is {}: {}",
-        answer.status,
-        answer.text()
-    );
-    eventually("that event is counted, too", Duration::from_secs(5), || {
-        Ok(counted()? > before)
-    })?;
-    scene.stop()?;
-    let left = context.broker.depth(INGEST_QUEUE)?;
-    ensure!(left == 0, "{left} events are still queued");
     Ok(())
 }
 

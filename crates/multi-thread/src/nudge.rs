@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 
 use crate::{
     metrics::open_fds,
-    shutdown::{Fatal, StopToken},
+    shutdown::{Fatal, StopToken, stop_pair},
     state::State,
 };
 
@@ -87,12 +87,33 @@ impl Watch {
     }
 }
 
+/// Connections that hold the pool's permanent threads.
+pub struct Ballast {
+    _connections: Vec<TcpStream>,
+}
+
+/// Places the ballast and waits until the service answers on its own port.
+///
+/// The address is announced only behind this: the ballast itself makes the race that it ends, and
+/// the very first client must not lose it.
+///
+/// # Errors
+/// If the own port cannot be reached.
+pub fn settle(watch: &Watch, own: SocketAddr) -> io::Result<Ballast> {
+    let connections = (0..BALLAST).map(|_| TcpStream::connect(own));
+    let ballast = Ballast {
+        _connections: connections.collect::<Result<_, _>>()?,
+    };
+    let (_source, never) = stop_pair();
+    probe(watch, own, &never)?;
+    Ok(ballast)
+}
+
 /// Probes when there is reason to, until `stop`.
 ///
 /// An idle service is not probed: every connection, even one that has not got a thread, has two
 /// descriptors, so if their number is as before nobody new can be waiting.
 pub fn run(state: &State, watch: &Watch, seen: &Receiver<()>, own: SocketAddr, stop: &StopToken) {
-    let _ballast: Vec<_> = (0..BALLAST).map(|_| TcpStream::connect(own)).collect();
     let look = tick(LOOK);
     let mut quiet_fds = None;
     while !stop.is_stopped() {

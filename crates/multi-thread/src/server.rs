@@ -111,7 +111,10 @@ impl Server {
             };
             rest.spawn(format!("rest-{number}"), || worker.run())?;
         }
+        let ballast = nudge::settle(&watch, own)?;
         let nudge = part("nudge", &state, move |state, stop| {
+            // The ballast lies where the nudging is: both end together.
+            let _ballast = ballast;
             nudge::run(state, &watch, &seen, own, stop);
         })?;
         println!("listening on http://{own}");

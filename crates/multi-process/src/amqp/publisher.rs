@@ -60,8 +60,13 @@ pub struct Answer {
 }
 
 /// The end for those who publish.
+///
+/// `Sender` and not a lock around the connection: with a lock, whoever publishes while the broker
+/// is slow would hold up all others, and none of them could give up after a while.
 pub struct Outbox {
+    /// Events; `try_send` refuses when the window is full.
     outgoing: Sender<Outgoing>,
+    /// Answers; `try_send` again, because the consumer must not wait for the publisher.
     answers: Sender<Answer>,
 }
 
@@ -116,6 +121,7 @@ impl Outbox {
         }
     }
 
+    /// Gives the event to the publisher's thread and waits for what becomes of it.
     fn hand_over(
         &self,
         exchange: &'static str,
@@ -237,6 +243,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    /// Serves until `stop` or until the connection is lost.
     fn serve(&mut self, stop: &StopToken) -> Result<(), AmqpError> {
         while !stop.is_stopped() {
             self.step(stop)?;
@@ -246,6 +253,8 @@ impl Session<'_> {
 
     /// Waits for whatever comes first and deals with it.
     fn step(&mut self, stop: &StopToken) -> Result<(), AmqpError> {
+        // A channel that never gets ready takes the place of one that is not to be looked at: the
+        // `select!` stays the same.
         let nothing = never();
         // While the broker blocks, answers stay where they are: their channel is their bound.
         let answers = if self.blocked {
@@ -279,11 +288,16 @@ impl Session<'_> {
         }
     }
 
+    /// Sends an event and notes who waits for its confirm.
+    ///
+    /// The library's call does not wait for the broker: the bytes go to its I/O thread, which
+    /// buffers 16 MiB before it makes us wait, and the window is a quarter of that.
     fn publish(&mut self, outgoing: Outgoing) -> Result<(), AmqpError> {
         if self.blocked {
             let _ = outgoing.done.try_send(PublishResult::Unavailable);
             return Ok(());
         }
+        // Dropping the event closes its channel, which tells its sender "overloaded".
         if self.unconfirmed.len() >= PUBLISH_WINDOW {
             return Ok(());
         }
@@ -306,6 +320,7 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Sends an answer, transient: whoever asked is waiting now or not at all.
     fn answer(&self, answer: Answer) -> Result<(), AmqpError> {
         let body = serde_json::to_vec(&answer.settled).expect("an answer serialises");
         let mut properties = AmqpProperties::default()
@@ -322,6 +337,9 @@ impl Session<'_> {
         Ok(self.link.answers.basic_publish("", publish)?)
     }
 
+    /// Tells those whom a confirm concerns.
+    ///
+    /// `try_send`: the channel has room for the one outcome, and he may have given up waiting.
     fn settle(&mut self, confirm: Confirm) {
         let (result, payload) = match confirm {
             Confirm::Ack(payload) => (PublishResult::Confirmed, payload),
@@ -342,6 +360,7 @@ impl Session<'_> {
         self.show_outstanding();
     }
 
+    /// The broker is short of memory or disk, or has recovered; consuming goes on either way.
     fn on_blocked(&mut self, notification: &ConnectionBlockedNotification) {
         match notification {
             ConnectionBlockedNotification::Blocked(reason) => {
@@ -400,6 +419,7 @@ impl Session<'_> {
         }
     }
 
+    /// Shows the size of the window's used part in the metrics.
     fn show_outstanding(&self) {
         self.state
             .metrics
@@ -409,6 +429,7 @@ impl Session<'_> {
     }
 }
 
+/// Properties that the contract asks of every event.
 fn event_properties(message_id: String, seq: u64) -> AmqpProperties {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
