@@ -24,6 +24,7 @@ type Connection = BufReader<TcpStream>;
 #[derive(Debug)]
 pub struct Device {
     address: SocketAddr,
+    /// Empty before the first command and after a failure.
     place: Option<Connection>,
 }
 
@@ -58,7 +59,7 @@ impl Device {
         Ok(reply)
     }
 
-    /// Closes the connection.
+    /// Closes the connection, so that another process may open one.
     pub fn disconnect(&mut self) {
         self.place = None;
     }

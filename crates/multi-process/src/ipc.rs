@@ -8,10 +8,10 @@
 //! questions travel together.
 
 pub mod answers;
+mod wire;
 
 use std::{
-    io::{self, Read, Write},
-    ops::Range,
+    io,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener, UnixStream},
@@ -25,10 +25,8 @@ use contract::{
     metrics::Histogram,
 };
 
-/// Longest frame in bytes: a page of 1,000 keys of 128 bytes with room to spare.
-const MAX_FRAME: usize = 1 << 20;
-/// First size of a frame buffer: most frames fit, and an idle process keeps little memory.
-const BUFFER: usize = 8 << 10;
+use self::wire::Wire;
+
 /// Time for an answer that needs no waiting on the other side, and for the rest of a begun frame.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Time for the first answer on a new connection. The listener outlives the AMQP process, so that a
@@ -36,8 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const HELLO_PATIENCE: Duration = Duration::from_millis(250);
 /// Time between two attempts to connect; in between a question fails at once.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
-/// Head of a frame: the length of what follows, little-endian.
-const HEAD: usize = 4;
 
 /// A name for the socket that no other service on the machine has.
 ///
@@ -172,119 +168,6 @@ fn parse_answer(frame: &[u8]) -> Option<Answer> {
     }
 }
 
-/// A connection that carries frames; the buffers live as long as it does, so that a turn needs no
-/// allocation of its own.
-#[derive(Debug)]
-struct Wire {
-    stream: UnixStream,
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// What of `incoming` was received and not yet taken.
-    pending: Range<usize>,
-    patience: Option<Duration>,
-}
-
-impl Wire {
-    fn new(stream: UnixStream) -> io::Result<Self> {
-        // Nobody may stop this process by not reading.
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self {
-            stream,
-            outgoing: Vec::new(),
-            incoming: vec![0; BUFFER],
-            pending: 0..0,
-            patience: None,
-        })
-    }
-
-    /// Adds a frame to what is sent next.
-    fn push(&mut self, tag: u8, parts: &[&[u8]]) -> io::Result<()> {
-        let length = 1 + parts.iter().map(|part| part.len()).sum::<usize>();
-        let length = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.outgoing.extend_from_slice(&length.to_le_bytes());
-        self.outgoing.push(tag);
-        for part in parts {
-            self.outgoing.extend_from_slice(part);
-        }
-        Ok(())
-    }
-
-    /// Sends everything with a single `write`: two would wake the other side twice.
-    fn flush(&mut self) -> io::Result<()> {
-        let result = self.stream.write_all(&self.outgoing);
-        self.outgoing.clear();
-        result
-    }
-
-    /// Takes one frame; what one `write` has sent comes with a single `read`, so only the first of
-    /// several frames costs a system call.
-    /// `patience` bounds the wait for its beginning; its rest has to follow at once.
-    fn receive(&mut self, patience: Option<Duration>) -> io::Result<&[u8]> {
-        let mut patience = patience;
-        let end = loop {
-            match self.frame_end()? {
-                Some(end) => break end,
-                None => self.fill(patience)?,
-            }
-            patience = Some(PATIENCE);
-        };
-        let frame = self.pending.start + HEAD..end;
-        self.pending.start = end;
-        Ok(&self.incoming[frame])
-    }
-
-    /// Whether the next frame is here already.
-    fn has_frame(&self) -> bool {
-        self.frame_end().is_ok_and(|end| end.is_some())
-    }
-
-    /// Where the next frame ends, if it is here already.
-    fn frame_end(&self) -> io::Result<Option<usize>> {
-        let end = frame_end(&self.incoming[self.pending.clone()])?;
-        let end = end.map(|end| self.pending.start + end);
-        Ok(end.filter(|end| *end <= self.pending.end))
-    }
-
-    /// Receives more bytes, behind those that are pending.
-    fn fill(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        self.set_patience(patience)?;
-        self.incoming.copy_within(self.pending.clone(), 0);
-        self.pending = 0..self.pending.len();
-        // A begun frame that is longer than the buffer makes it grow; the head is checked already.
-        let needed = frame_end(&self.incoming[self.pending.clone()])?.unwrap_or_default();
-        if self.incoming.len() < needed {
-            self.incoming.resize(needed, 0);
-        }
-        match self.stream.read(&mut self.incoming[self.pending.end..])? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            n => {
-                self.pending.end += n;
-                Ok(())
-            }
-        }
-    }
-
-    /// Sets the read timeout if it changes: it is a system call of its own.
-    fn set_patience(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        if self.patience != patience {
-            self.stream.set_read_timeout(patience)?;
-            self.patience = patience;
-        }
-        Ok(())
-    }
-}
-
-/// Where the frame at the start of `bytes` ends; `None` if its head is not complete.
-fn frame_end(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let Some((head, _)) = bytes.split_first_chunk::<HEAD>() else {
-        return Ok(None);
-    };
-    match usize::try_from(u32::from_le_bytes(*head)) {
-        Ok(length @ 1..=MAX_FRAME) => Ok(Some(HEAD + length)),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
 /// The asking side: one connection of a REST process, made anew when it is lost.
 #[derive(Debug)]
 pub struct Client {
@@ -343,6 +226,8 @@ impl Client {
         }
     }
 
+    /// One turn: everything out, everything back. Any error leaves the stream at an unknown place, so
+    /// the caller gives the connection up.
     fn exchange(
         &mut self,
         questions: &[Question<'_>],
@@ -375,6 +260,8 @@ impl Client {
         attempt
     }
 
+    /// A listener that belongs to nobody else may still be a stranger's who has taken the name: the
+    /// user id is asked of the kernel, which a peer cannot make up.
     fn try_connect(&self) -> io::Result<Wire> {
         let address = SocketAddr::from_abstract_name(&self.name)?;
         let stream = UnixStream::connect_addr(&address)?;
@@ -510,14 +397,6 @@ mod tests {
         drop(far);
         let problem = client.ask(Question::Status).expect_err("gone");
         assert_eq!(problem.kind, ProblemKind::StoreUnavailable);
-    }
-
-    #[test]
-    fn a_frame_without_end_is_refused_by_its_head() {
-        assert!(frame_end(&u32::MAX.to_le_bytes()).is_err());
-        assert!(frame_end(&0_u32.to_le_bytes()).is_err());
-        assert_eq!(frame_end(&[1, 0]).expect("incomplete"), None);
-        assert_eq!(frame_end(&5_u32.to_le_bytes()).expect("complete"), Some(9));
     }
 
     #[test]

@@ -67,7 +67,9 @@ impl Metrics {
 pub struct Report {
     /// Requests; a list, because a JSON object's names are strings.
     requests: Vec<(HttpLabels, u64)>,
+    /// Durations of these requests.
     duration: Histogram,
+    /// 0 or 1: a process answers one request at a time.
     inflight: u64,
     /// Round trips to the AMQP process.
     pub ipc: Histogram,
@@ -88,7 +90,8 @@ impl Report {
         }
     }
 
-    /// Adds another process's totals.
+    /// Adds another process's totals; histograms of equal bounds add up without loss, which means and
+    /// quantiles would not.
     pub fn merge(&mut self, other: &Self) {
         let mut requests: BTreeMap<HttpLabels, u64> = self.requests.drain(..).collect();
         for (labels, count) in &other.requests {
@@ -138,6 +141,7 @@ pub fn of_processes(pids: &[u32]) -> ProcessMetrics {
     total
 }
 
+/// Figures of one process; the descriptors of a process of the same user may be listed.
 fn of_process(pid: u32) -> Option<ProcessMetrics> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let open_fds = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);

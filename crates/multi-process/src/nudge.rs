@@ -35,9 +35,13 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug)]
 pub struct Nudge {
     address: SocketAddr,
+    /// Processes that accept from the same socket.
     siblings: usize,
+    /// Threads of this process outside the pool.
     other_threads: usize,
+    /// Clients whose first request was noted.
     known: HashSet<SocketAddr>,
+    /// When to look next.
     due: Option<Instant>,
 }
 
@@ -65,6 +69,7 @@ impl Nudge {
             self.known.clear();
         }
         self.known.insert(*client);
+        // Not put off by further clients: a steady stream of them must not delay the look for ever.
         self.due.get_or_insert_with(|| Instant::now() + INTERVAL);
     }
 

@@ -173,6 +173,7 @@ impl Worker {
         received.ok().flatten()
     }
 
+    /// Does what is due beside the requests; there is no other thread that could.
     fn do_chores(&mut self) {
         let now = Instant::now();
         if self.nudge.due().is_some_and(|due| due <= now) {
@@ -235,6 +236,7 @@ impl Worker {
         }
     }
 
+    /// Serves one request to its end; `answer` was asked for already, with those of others.
     fn serve(&mut self, mut request: Request, answer: Option<Answer>) {
         let started = Instant::now();
         self.nudge.seen(request.remote_addr());
@@ -313,6 +315,8 @@ impl Worker {
         Ok(Reply::raw_json(200, self.client.ask(question)?))
     }
 
+    /// Checks the event here, where a wrong one costs no round trip, and has it published there, where
+    /// the connection is. This process waits for the confirm; that is what a synchronous worker is.
     fn publish(&mut self, body: &[u8]) -> Result<Reply, Problem> {
         let event = rest::parse_event(body)?;
         let event = serde_json::to_vec(&event).expect("an event serialises");
@@ -337,6 +341,8 @@ impl Worker {
         rest::device_reply(&reply?)
     }
 
+    /// State of the parts, for `/readyz`: what this process cannot see it asks for, and that it gets
+    /// no answer is one of the states.
     fn checks(&mut self) -> Checks {
         let status = self.status();
         Checks {
@@ -369,6 +375,7 @@ impl Worker {
         })
     }
 
+    /// Who answers, for `/info`: all processes, whichever is asked.
     fn info(&mut self) -> Info {
         let pids = self.pids();
         let threads = metrics::of_processes(&pids).threads;

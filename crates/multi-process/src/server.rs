@@ -124,10 +124,12 @@ fn inherited_socket() -> io::Result<OwnedFd> {
 
 /// A REST process: one worker, and a thread that waits for its signals.
 fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
+    // First of all: a signal that comes before its handler ends the process there and then.
     let signals = Signals::install(false)?;
     let listener = TcpListener::from(inherited_socket()?);
     let own = listener.local_addr()?;
     let server = Arc::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
+    // The only two things that two threads of this process share: the flag and the library's queue.
     let draining = Arc::new(Flag::default());
     let settings = &config.settings;
     let worker = Worker {
@@ -176,6 +178,7 @@ fn serve_amqp(config: &Arc<Config>, supervised: bool) -> Result<(), ServiceError
     thread::Builder::new()
         .name("ipc-accept".to_owned())
         .spawn(move || answers::serve(&shared, &listener))?;
+    // Each with a stop of its own, because they end one after the other.
     let consumer = Running::start("consumer", &state, consumer::run)?;
     let timers = Running::start("timers", &state, background::run)?;
     let publisher = Running::start("publisher", &state, move |state, stop| {
@@ -183,6 +186,7 @@ fn serve_amqp(config: &Arc<Config>, supervised: bool) -> Result<(), ServiceError
     })?;
 
     signals.wait_for_stop()?;
+    // From here on there is one deadline for everything, and each step gets what is left of it.
     let deadline = Deadline::after(Duration::from_secs(config.settings.grace_s));
     state.flags.draining.set(true);
     let mut late = consumer.stop(deadline);
@@ -197,6 +201,7 @@ fn serve_amqp(config: &Arc<Config>, supervised: bool) -> Result<(), ServiceError
     if supervised && connected > 0 {
         late.push(format!("requests of {connected} REST processes"));
     }
+    // Last: only now does nobody publish any more.
     late.extend(publisher.stop(deadline));
     if late.is_empty() {
         Ok(())

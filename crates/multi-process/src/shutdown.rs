@@ -41,9 +41,13 @@ pub enum Fatal {
 /// A condition variable in its place could not be notified from a handler.
 #[derive(Debug)]
 pub struct Signals {
+    /// Set by the handler itself, so it has to be an atomic: a lock could be held by the very code
+    /// that the handler interrupts.
     asked_to_stop: Arc<AtomicBool>,
+    /// Becomes readable with every signal.
     read_end: UnixStream,
     write_end: UnixStream,
+    /// What the alarm was raised for.
     failure: Arc<Mutex<Option<Fatal>>>,
 }
 

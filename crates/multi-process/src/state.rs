@@ -203,12 +203,15 @@ impl Ids {
 #[derive(Debug, Default)]
 pub struct Siblings {
     known: Mutex<BTreeMap<u32, Sibling>>,
+    /// Notified when a connection has ended.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Sibling {
+    /// More than one for a moment, when a process has connected anew.
     connections: usize,
+    /// Its totals, not what was new: a lost report loses nothing.
     report: Report,
 }
 

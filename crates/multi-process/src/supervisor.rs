@@ -61,7 +61,10 @@ pub fn run(config: &Config, http: TcpListener) -> Result<(), ServiceError> {
 /// connections that wait in a crashed child's own backlog would be reset.
 #[derive(Debug)]
 struct Sockets {
+    /// Shared by all REST processes: whichever is blocked in `accept` longest gets the next client,
+    /// which spreads clients evenly, as an epoll loop in each would not.
     http: TcpListener,
+    /// Kept here only to be handed to the next AMQP process.
     ipc: UnixListener,
     name: String,
 }
@@ -82,9 +85,12 @@ impl Sockets {
 #[derive(Debug)]
 struct Member {
     role: Role,
+    /// `None` between its end and its restart.
     process: Option<Child>,
     started: Instant,
+    /// When the next attempt is due.
     restart_at: Option<Instant>,
+    /// The same delays as for the broker: a child that crashes at once must not busy the machine.
     backoff: Backoff,
 }
 
@@ -92,6 +98,7 @@ struct Member {
 struct Family<'a> {
     config: &'a Config,
     sockets: Sockets,
+    /// Told to the children, so that all of them give the same answer.
     started_ms: u64,
     members: Vec<Member>,
 }
@@ -127,6 +134,8 @@ impl<'a> Family<'a> {
     /// A fork without exec would share the parent's memory copy-on-write, but inherit its locks in
     /// whatever state they are; exec starts clean, and the code pages are shared all the same.
     fn spawn(&self, role: Role, again: bool) -> io::Result<Child> {
+        // Not by its path: if the file was replaced meanwhile (an upgrade), a restarted child would be
+        // of another version than its siblings.
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("service-multi-process")
