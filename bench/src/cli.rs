@@ -21,7 +21,7 @@ use crate::subject::{self, Subject};
 use crate::verify;
 
 /// A run was invalid, or a verification failed.
-const EXIT_INVALID: u8 = 1;
+const EXIT_FAULTY: u8 = 1;
 /// Usage or configuration.
 const EXIT_USAGE: u8 = 2;
 /// No broker, no build, no folder.
@@ -34,8 +34,8 @@ const EXIT_INTERRUPTED: u8 = 130;
 #[command(
     name = "threeways",
     version,
-    after_help = "Exit codes: 0 all is well; 1 a launch is \
-invalid or a verification failed; 2 usage or configuration; 3 no broker, build or folder; \
+    after_help = "Exit codes: 0 done (the report says which launches are \
+valid); 1 a subject gave wrong answers, lost messages, died or failed a case; 2 usage or configuration; 3 no broker, build or folder; \
 130 interrupted."
 )]
 struct Cli {
@@ -165,7 +165,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn run_exit_code(error: &RunError) -> u8 {
     match error {
         RunError::Definition(_) => EXIT_USAGE,
-        RunError::Launch(_) => EXIT_INVALID,
+        RunError::Launch(_) => EXIT_FAULTY,
         RunError::Interrupted => EXIT_INTERRUPTED,
         RunError::Partial { source, .. } => run_exit_code(source),
         RunError::Build(_) | RunError::Broker(_) | RunError::RunDir(_) | RunError::Machine(..) => {
@@ -210,8 +210,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<u8> {
     println!("report: {}", report.folder.join("report.html").display());
     println!("        {}", report.folder.join("report.md").display());
     Ok(match report.end {
-        RunEnd::Valid => 0,
-        RunEnd::NotAllValid => EXIT_INVALID,
+        RunEnd::Complete => 0,
+        RunEnd::Faulty => EXIT_FAULTY,
         RunEnd::Interrupted => EXIT_INTERRUPTED,
     })
 }
@@ -260,7 +260,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
     std::fs::remove_dir_all(&scratch)
         .with_context(|| format!("cannot remove {}", scratch.display()))?;
     broker.stop();
-    Ok(if failed { EXIT_INVALID } else { 0 })
+    Ok(if failed { EXIT_FAULTY } else { 0 })
 }
 
 /// Whether a case failed that must not: a declared deviation of a hardening case may.

@@ -55,10 +55,11 @@ pub struct RunOptions {
 /// What a run ended with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
-    /// Every launch is valid.
-    Valid,
-    /// At least one launch is not.
-    NotAllValid,
+    /// Every launch was made, and no subject was at fault; the report tells which launches the
+    /// host or the generator has spoilt.
+    Complete,
+    /// In at least one launch the subject itself was wrong.
+    Faulty,
     /// Ctrl-C, or a fault that ended the run early.
     Interrupted,
 }
@@ -354,10 +355,10 @@ fn conclude(run: &RunDir, summary: &Summary) -> RunReport {
     let validity = &summary.validity;
     let end = if validity.interrupted {
         RunEnd::Interrupted
-    } else if validity.is_complete() {
-        RunEnd::Valid
+    } else if validity.faulty > 0 {
+        RunEnd::Faulty
     } else {
-        RunEnd::NotAllValid
+        RunEnd::Complete
     };
     let mut text = report::answer::answer(summary).join("\n");
     text += &format!(

@@ -104,6 +104,8 @@ pub struct Gate {
     pub passed: bool,
     /// What the launch becomes if it does not.
     pub on_failure: Standing,
+    /// Whether a failure is the subject's doing and not the measurement's.
+    pub blames_subject: bool,
     /// What a reader must know about this value.
     pub note: Option<String>,
 }
@@ -117,12 +119,18 @@ impl Gate {
             value,
             passed: limit.admits(value),
             on_failure: Standing::Invalid,
+            blames_subject: false,
             note: None,
         }
     }
 
     fn disturbing(mut self) -> Gate {
         self.on_failure = Standing::Disturbed;
+        self
+    }
+
+    fn blaming(mut self) -> Gate {
+        self.blames_subject = true;
         self
     }
 
@@ -172,7 +180,8 @@ fn faults(faults: &[String]) -> Gate {
         GateUnit::Count,
         Limit::at_most(0.0),
         faults.len() as f64,
-    );
+    )
+    .blaming();
     if faults.is_empty() {
         gate
     } else {
@@ -229,6 +238,7 @@ fn answers(kind: Kind, counts: &OperationCounts) -> Gate {
         Limit::at_most(0.0),
         (counts.wrong + counts.failed + counts.timed_out) as f64,
     )
+    .blaming()
 }
 
 /// The highest quantile that the number of operations supports, with its name.
@@ -280,7 +290,8 @@ fn conservation(c: &Conservation) -> [Gate; 2] {
             GateUnit::Count,
             Limit::between(0.0, 0.0),
             c.confirmed as f64 - accounted,
-        ),
+        )
+        .blaming(),
     ]
 }
 
@@ -291,6 +302,7 @@ fn drained(drain: &Drain) -> Gate {
         Limit::between(1.0, 1.0),
         share(drain.acked as f64, drain.prefilled as f64),
     )
+    .blaming()
 }
 
 fn generator(launch: &Launch) -> [Gate; 2] {

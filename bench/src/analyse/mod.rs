@@ -91,6 +91,8 @@ pub struct Validity {
     pub disturbed: usize,
     /// Launches whose figures mean nothing.
     pub invalid: usize,
+    /// Launches in which the subject itself was wrong: an answer, a message, its life.
+    pub faulty: usize,
     /// Launches by the gate that they failed.
     pub failed_gates: BTreeMap<String, usize>,
     /// Whether the run was ended early.
@@ -109,12 +111,16 @@ impl Validity {
         for gate in launches.iter().flat_map(|l| &l.gates).filter(|g| !g.passed) {
             *failed_gates.entry(gate.name.clone()).or_default() += 1;
         }
+        let is_faulty =
+            |launch: &&LaunchSummary| launch.gates.iter().any(|g| !g.passed && g.blames_subject);
+        let faulty = launches.iter().filter(is_faulty).count();
         Validity {
             planned: manifest.order.iter().map(Vec::len).sum(),
             made: launches.len(),
             valid: with(Standing::Valid),
             disturbed: with(Standing::Disturbed),
             invalid: with(Standing::Invalid),
+            faulty,
             failed_gates,
             interrupted: manifest.interrupted,
         }

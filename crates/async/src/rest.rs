@@ -23,19 +23,24 @@ use domain::{
     rest::{self, KeysQuery},
 };
 use futures_util::StreamExt;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 
 use crate::{
     amqp::publisher::Publisher,
     device::DevicePool,
     metrics::{pids, process_metrics, store_size},
-    shutdown::PhaseView,
+    shutdown::{Phase, PhaseView},
     state::{State, now},
 };
 use edge::{Answer, Failure};
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+/// The same once the service is stopping.
+const LAST_CALL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the handlers work with.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub struct Api {
     pub publisher: Arc<Publisher>,
     /// Way to the device.
     pub device: DevicePool,
+    /// Tells when the service stops.
+    pub view: PhaseView,
 }
 
 /// Serves until [`crate::shutdown::Phase::NoServing`], and then until the last connection is done.
@@ -172,10 +179,20 @@ async fn read_json(api: &Api, request: Request) -> Result<Vec<u8>, Problem> {
     let content_type = text(&head.headers, header::CONTENT_TYPE);
     let length = text(&head.headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     rest::check_head(content_type, length, limit)?;
-    let late = |_| Problem::new(ProblemKind::RequestTimeout, "the body did not come in time");
-    timeout(BODY_TIMEOUT, read(body, limit))
-        .await
-        .map_err(late)?
+    let late = || Problem::new(ProblemKind::RequestTimeout, "the body did not come in time");
+    // In this order, so that a body which is here already sets up nothing else.
+    tokio::select! {
+        biased;
+        body = timeout(BODY_TIMEOUT, read(body, limit)) => body.map_err(|_| late())?,
+        () = last_call(api) => Err(late()),
+    }
+}
+
+/// Waits until the service stops, and then for as long as a body may still take: a client that has
+/// stalled must not use up everybody's grace period.
+async fn last_call(api: &Api) {
+    api.view.clone().reached(Phase::NoServing).await;
+    sleep(LAST_CALL).await;
 }
 
 /// Reads a body, but no more than `limit` bytes: one in chunks declares no length beforehand.

@@ -164,6 +164,7 @@ fn start(state: &Arc<State>, listener: TcpListener) -> Running {
         device: DevicePool::new(settings.device_addr, settings.device_pool),
         state: Arc::clone(state),
         publisher: Arc::clone(&publisher),
+        view: phases.view(),
     });
     // The background tasks end by themselves when the drain begins, and hold nothing that could be
     // lost, so nobody waits for them.

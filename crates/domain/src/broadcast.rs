@@ -22,7 +22,10 @@ pub fn event(name: &str, state: State) -> Event {
         ("points".to_owned(), Value::from(state.points)),
         ("ingested".to_owned(), Value::from(state.ingested)),
     ]);
-    Event { key: name.to_owned(), data }
+    Event {
+        key: name.to_owned(),
+        data,
+    }
 }
 
 #[cfg(test)]
@@ -31,9 +34,19 @@ mod tests {
 
     #[test]
     fn a_broadcast_is_an_event_like_any_other() {
-        let event = event("history", State { keys: 1, points: 2, ingested: 3 });
+        let event = event(
+            "history",
+            State {
+                keys: 1,
+                points: 2,
+                ingested: 3,
+            },
+        );
         let json = serde_json::to_string(&event).expect("serialises");
-        assert_eq!(json, r#"{"key":"history","data":{"ingested":3,"keys":1,"points":2}}"#);
+        assert_eq!(
+            json,
+            r#"{"key":"history","data":{"ingested":3,"keys":1,"points":2}}"#
+        );
         assert!(crate::event::reading(event).is_ok());
     }
 }
