@@ -2,12 +2,15 @@
 //!
 //! REST: `GET latest` in a closed loop over 16 connections (a ceiling, so no response times).
 //! AMQP: drain of a prefilled queue at prefetch 100 and ack batch 32.
+//! Probes: p50 of what a library's default once made slow (a lone AMQP message at 100/s, a 20 KB
+//! answer on a kept connection) and the time until a burst of 64 fresh connections is answered.
 //! Subject on cpu0, everything else on cpu1; the contestants take turns in every round, and the
 //! table shows the median over the rounds, the spread, and the ratio to the bare library.
 //! `THREEWAYS_ROUNDS` sets the rounds (5), `THREEWAYS_MESSAGES` the length of the queue (50000).
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::AtomicBool,
@@ -20,8 +23,9 @@ use serde::Deserialize;
 use threeways::{
     broker::{self, Broker},
     host,
+    http::{Client, Request},
     launch::{self, LaunchPlan, Running},
-    load::{AmqpPlan, Exchange, Generator, LoadPlan, RestPlan, seed_message},
+    load::{AmqpPlan, Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan, seed_message},
     record::{Kind, Layout},
     sample::{ProcessTree, drain, watch_drain},
     scenario::RestRequest,
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
         eprintln!("round {} of {rounds}", round + 1);
         arena.rest_round(&mut figures)?;
         arena.ingest_round(&mut figures)?;
+        arena.probe_round(&mut figures)?;
     }
     print!("{}", table(&figures));
     Ok(())
@@ -266,6 +271,61 @@ impl Arena {
         Ok(())
     }
 
+    fn probe_round(&mut self, figures: &mut Vec<Figure>) -> Result<()> {
+        for subject in self.subjects.clone() {
+            self.broker.reset(QueueType::Quorum)?;
+            let mut running = self.service(&subject, "shared")?;
+            running.await_ready()?;
+            let name = &subject.subject.name;
+            add(
+                figures,
+                name,
+                "",
+                "AMQP echo at 100/s, p50 ms",
+                self.echo_ms()?,
+            );
+            let address = running.address();
+            add(
+                figures,
+                name,
+                "",
+                "20 KB answer on a kept connection, p50 ms",
+                large_ms(address)?,
+            );
+            add(
+                figures,
+                name,
+                "",
+                "64 fresh connections answered, ms",
+                burst_ms(address)?,
+            );
+            end(running)?;
+        }
+        Ok(())
+    }
+
+    /// Median response time of lone events with a reply.
+    fn echo_ms(&mut self) -> Result<f64> {
+        self.prefills += 1;
+        let generator = Generator::prepare(LoadPlan {
+            rest: None,
+            amqp: Some((
+                self.events(),
+                Arrival::Constant {
+                    rate_per_s: 100.0,
+                    phase: 0.0,
+                },
+            )),
+            warm_up: Duration::from_millis(500),
+            window: Duration::from_secs(3),
+            timeout: Duration::from_secs(2),
+            cpu: host::instrument_cpu(Layout::Isolated),
+        })?;
+        let result = drive(generator);
+        ensure!(result.faults.is_empty(), "{:?}", result.faults);
+        Ok(result.histograms["amqp.response"].value_at_quantile(0.5) as f64 / 1e6)
+    }
+
     fn bare_drain(&self, name: &str) -> Result<BareDrain> {
         let messages = self.messages.to_string();
         let url = self.broker.url.as_str();
@@ -316,6 +376,50 @@ fn end(running: Running) -> Result<()> {
     let faults = running.stop(GRACE).faults;
     ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
+}
+
+/// Runs the load on a thread of its own: it pins itself.
+fn drive(generator: Generator) -> LoadResult {
+    let start = Instant::now() + Duration::from_millis(10);
+    let run = move || generator.run(start, &AtomicBool::new(false));
+    std::thread::spawn(run)
+        .join()
+        .expect("the generator never panics")
+}
+
+/// Median time of an answer of about 20 KB.
+fn large_ms(address: SocketAddr) -> Result<f64> {
+    let fields: Vec<String> = (0..900)
+        .map(|n| format!(r#""field-number-{n:03}":1.5"#))
+        .collect();
+    let body = format!("{{{}}}", fields.join(","));
+    let request = Request::post("/api/v1/flatten", body.as_bytes());
+    let mut client = Client::connect(address, GRACE)?;
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let start = Instant::now();
+        let response = client.exchange(&request)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        let length = response.text().len();
+        ensure!(
+            response.status == 200 && length > 18_000,
+            "{} with {length} bytes",
+            response.status
+        );
+    }
+    Ok(median(&times))
+}
+
+/// Time until every one of 64 connections, opened at once, has its answer.
+fn burst_ms(address: SocketAddr) -> Result<f64> {
+    let start = Instant::now();
+    let clients = (0..64).map(|_| Client::connect(address, GRACE));
+    let mut clients = clients.collect::<Result<Vec<_>, _>>()?;
+    for client in &mut clients {
+        let status = client.exchange(&Request::new("GET", "/healthz"))?.status;
+        ensure!(status == 200, "a fresh connection was answered {status}");
+    }
+    Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
 /// Correct answers per second in a closed loop.
@@ -403,7 +507,7 @@ fn table(figures: &[Figure]) -> String {
             metric, contestant, ..
         } = figure;
         text +=
-            &format!("| {metric} | {contestant} | {value:.1} | {low:.1} | {high:.1} | {ratio} |\n");
+            &format!("| {metric} | {contestant} | {value:.2} | {low:.2} | {high:.2} | {ratio} |\n");
     }
     text
 }

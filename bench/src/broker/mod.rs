@@ -243,7 +243,7 @@ impl Broker {
     /// that is not ours and `--purge` was not given.
     pub fn reset(&self, queue_type: QueueType) -> Result<(), Error> {
         let may_destroy = self.is_ours() || self.purge;
-        reset::reset(&mut self.session()?, queue_type, may_destroy)
+        reset::patiently(|| reset::reset(&mut self.session()?, queue_type, may_destroy))
     }
 
     /// Number of ready messages in a queue, 0 if there is no such queue.

@@ -12,8 +12,29 @@ use crate::amqp::{self, Session, declare_queue, declare_topology};
 
 /// Code with which a broker refuses to declare a queue that exists with other arguments.
 const PRECONDITION_FAILED: u16 = 406;
+/// Code with which a broker closes the connection if it stumbles itself: for a moment after a quorum
+/// queue was deleted, the members of its former self are in the way of a new one.
+const INTERNAL_ERROR: u16 = 541;
+/// Attempts to get past such a moment.
+const PATIENCE: u32 = 20;
 /// Attempts to empty a queue: deliveries of a consumer that just went come back late.
 const ATTEMPTS: u32 = 40;
+
+/// Repeats `reset` while the broker stumbles.
+///
+/// # Errors
+/// Those of `reset`.
+pub(super) fn patiently(reset: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+    for _ in 1..PATIENCE {
+        match reset() {
+            Err(Error::Amqp(error)) if error.code() == Some(INTERNAL_ERROR) => {
+                std::thread::sleep(Duration::from_millis(250));
+            }
+            other => return other,
+        }
+    }
+    reset()
+}
 
 /// Declares the contract's topology with empty queues.
 ///
