@@ -162,7 +162,7 @@ pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
         launch
             .operations
             .iter()
-            .map(|(&kind, counts)| answers(kind, counts)),
+            .flat_map(|(&kind, counts)| answers(kind, counts)),
     );
     gates.extend(launch.conservation.iter().flat_map(conservation));
     gates.extend(launch.drain.iter().map(drained));
@@ -231,14 +231,22 @@ fn schedule(launch: &Launch, kind: Kind, rate_per_s: f64) -> [Gate; 3] {
     ]
 }
 
-fn answers(kind: Kind, counts: &OperationCounts) -> Gate {
-    Gate::new(
-        format!("{} wrong, failed or timed out", word(kind)),
-        GateUnit::Count,
-        Limit::at_most(0.0),
-        (counts.wrong + counts.failed + counts.timed_out) as f64,
-    )
-    .blaming()
+/// A wrong answer is the subject's fault; a late one may also mean that the load was too much for it.
+fn answers(kind: Kind, counts: &OperationCounts) -> [Gate; 2] {
+    let none = Limit::at_most(0.0);
+    let wrong = (counts.wrong + counts.failed) as f64;
+    let late = counts.timed_out as f64;
+    let word = word(kind);
+    [
+        Gate::new(
+            format!("{word} wrong or failed"),
+            GateUnit::Count,
+            none,
+            wrong,
+        )
+        .blaming(),
+        Gate::new(format!("{word} timed out"), GateUnit::Count, none, late),
+    ]
 }
 
 /// The highest quantile that the number of operations supports, with its name.
@@ -402,7 +410,7 @@ mod tests {
             rest.wrong += 1;
         });
         assert_eq!(standing, Standing::Invalid);
-        assert_eq!(failed, ["REST wrong, failed or timed out"]);
+        assert_eq!(failed, ["REST wrong or failed"]);
     }
 
     #[test]

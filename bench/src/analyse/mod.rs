@@ -255,7 +255,7 @@ mod tests {
             (1, 4 * 3 * 8)
         );
         assert_eq!(
-            summary.validity.failed_gates["REST wrong, failed or timed out"],
+            summary.validity.failed_gates["REST wrong or failed"],
             1
         );
     }

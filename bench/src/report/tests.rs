@@ -99,14 +99,3 @@ fn the_answer_replaces_what_stands_between_the_markers() {
     assert_eq!(with_answer(&new, &summary).as_deref(), Some(&*new));
     assert_eq!(with_answer("no markers", &summary), None);
 }
-
-/// For eyes: `THREEWAYS_PAGE=/tmp/page.html cargo test -p threeways writes_a_page -- --ignored`.
-#[test]
-#[ignore = "writes a file"]
-fn writes_a_page_to_be_looked_at() {
-    let mut run = synthetic::run(10);
-    run.launches[7].launch.faults = vec!["subject died 1.2 s after the start of the load".into()];
-    run.launches[19].launch.host.steal_ratio = 0.013;
-    let path = std::env::var("THREEWAYS_PAGE").expect("THREEWAYS_PAGE names the file");
-    std::fs::write(path, &render(&run).1[1]).expect("writable");
-}
