@@ -254,10 +254,7 @@ mod tests {
             (summary.validity.invalid, summary.validity.made),
             (1, 4 * 3 * 8)
         );
-        assert_eq!(
-            summary.validity.failed_gates["REST wrong or failed"],
-            1
-        );
+        assert_eq!(summary.validity.failed_gates["REST wrong or failed"], 1);
     }
 
     #[test]
