@@ -32,20 +32,15 @@ use threeways::{
     subject::{self, BuiltSubject},
 };
 
+#[path = "baselines/figures.rs"]
+mod figures;
+use figures::{Figure, add, median, table};
+
 /// Connections of the closed loop.
 const CONNECTIONS: usize = 16;
 /// Workers of bare tiny_http: the services' default.
 const WORKERS: &str = "4";
 const GRACE: Duration = Duration::from_secs(12);
-
-/// One measured figure of one contestant.
-struct Figure {
-    contestant: String,
-    /// Bare library that it is compared with; empty for a bare library itself.
-    beside: &'static str,
-    metric: &'static str,
-    values: Vec<f64>,
-}
 
 struct Arena {
     broker: Broker,
@@ -452,62 +447,4 @@ fn ceiling(running: &Running) -> Result<f64> {
         result.faults
     );
     Ok(counts.ok as f64 / window.as_secs_f64())
-}
-
-fn add(
-    figures: &mut Vec<Figure>,
-    contestant: &str,
-    beside: &'static str,
-    metric: &'static str,
-    value: f64,
-) {
-    let known = figures
-        .iter_mut()
-        .find(|known| known.contestant == contestant && known.metric == metric);
-    match known {
-        Some(figure) => figure.values.push(value),
-        None => {
-            let contestant = contestant.to_owned();
-            figures.push(Figure {
-                contestant,
-                beside,
-                metric,
-                values: vec![value],
-            });
-        }
-    }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
-}
-
-fn table(figures: &[Figure]) -> String {
-    let mut text =
-        "| metric | contestant | median | lowest | highest | ratio to the bare library |\n"
-            .to_owned();
-    text += "|---|---|--:|--:|--:|--:|\n";
-    for figure in figures {
-        let value = median(&figure.values);
-        let bare = figures
-            .iter()
-            .find(|bare| bare.contestant == figure.beside && bare.metric == figure.metric);
-        let ratio = bare.map_or_else(String::new, |bare| {
-            format!("{:.2} × {}", value / median(&bare.values), bare.contestant)
-        });
-        let (low, high) = figure
-            .values
-            .iter()
-            .fold((f64::MAX, f64::MIN), |(low, high), value| {
-                (low.min(*value), high.max(*value))
-            });
-        let Figure {
-            metric, contestant, ..
-        } = figure;
-        text +=
-            &format!("| {metric} | {contestant} | {value:.2} | {low:.2} | {high:.2} | {ratio} |\n");
-    }
-    text
 }
