@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Version of the method; results of different versions are not comparable.
 pub const METHOD_VERSION: u32 = 1;
+/// Folder of the launches in a run folder.
+pub const LAUNCHES: &str = "launches";
 
 /// How the subject, the generator and the broker share the cores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -161,7 +163,8 @@ pub struct GeneratorFacts {
     pub wait_ratio: f64,
     /// Highest number of operations in flight at once.
     pub max_in_flight: u64,
-    /// Integral of the operations in flight over the window, divided by the window (L).
+    /// Time in flight of all operations begun in the window, also what of it lies behind the
+    /// window, divided by the window (L).
     pub mean_in_flight: f64,
     /// What the generator's thread was given: `fifo 10`, `nice -20`, or `none`.
     #[serde(default)]
@@ -218,6 +221,16 @@ pub struct Launch {
     pub host: HostDuring,
     /// What went wrong, in words; a launch with a fault is invalid.
     pub faults: Vec<String>,
+}
+
+impl Launch {
+    /// Folder of its raw data, relative to the run folder.
+    #[must_use]
+    pub fn folder(&self) -> String {
+        let cell = self.cell.replace('/', "-");
+        let (ordinal, subject, block) = (self.ordinal, &self.subject, self.block);
+        format!("{LAUNCHES}/{ordinal:04}-{cell}-{subject}-b{block}")
+    }
 }
 
 /// One row of `samples.csv`: counters since the launch, sums over the process tree.

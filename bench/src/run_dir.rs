@@ -18,10 +18,9 @@ use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 
-use crate::record::{Launch, Manifest, Sample};
+use crate::record::{LAUNCHES, Launch, Manifest, Sample};
 
 const MANIFEST: &str = "manifest.json";
-const LAUNCHES: &str = "launches";
 const LAUNCH: &str = "launch.json";
 const HISTOGRAMS: &str = "histograms.hlog";
 const SAMPLES: &str = "samples.csv";
@@ -202,13 +201,8 @@ impl RunDir {
     }
 
     fn dir_of(&self, launch: &Launch) -> LaunchDir {
-        let cell = launch.cell.replace('/', "-");
-        let name = format!(
-            "{:04}-{cell}-{}-b{}",
-            launch.ordinal, launch.subject, launch.block
-        );
         LaunchDir {
-            path: self.path.join(LAUNCHES).join(name),
+            path: self.path.join(launch.folder()),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::analyse::comparison::{Comparison, Row, Verdict};
 use crate::analyse::gates::{Gate, GateUnit, Limit};
 use crate::analyse::metric::{Metric, Unit};
 use crate::analyse::statistics::{Interval, PairedRatio};
-use crate::record::{CellFacts, Kind, Launch, Layout};
+use crate::record::{CellFacts, Kind, Layout};
 
 /// About three significant digits, thousands grouped, never an exponent.
 pub fn number(value: f64) -> String {
@@ -265,17 +265,6 @@ pub fn failed_gate(gate: &Gate) -> String {
         "{}: {value} ({}){note}",
         gate.name,
         limit(gate.unit, gate.limit)
-    )
-}
-
-/// Folder of a launch's raw data, relative to the run folder.
-pub fn raw_folder(launch: &Launch) -> String {
-    format!(
-        "launches/{:04}-{}-{}-b{}",
-        launch.ordinal,
-        launch.cell.replace('/', "-"),
-        launch.subject,
-        launch.block
     )
 }
 

@@ -212,7 +212,7 @@ pub fn launches(run: &RunData, summary: &Summary) -> Table {
         .iter()
         .zip(&summary.launches)
         .map(|(data, launch)| {
-            let folder = format::raw_folder(&data.launch);
+            let folder = data.launch.folder();
             vec![
                 Cell::new(launch.ordinal.to_string()),
                 Cell::new(launch.block.to_string()),

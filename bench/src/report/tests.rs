@@ -81,7 +81,7 @@ fn names_from_outside_cannot_break_the_page() {
 fn an_invalid_launch_is_listed_with_its_gate_and_its_raw_data() {
     let mut run = synthetic::run(3);
     run.launches[3].launch.faults = vec!["subject died".into()];
-    let folder = format::raw_folder(&run.launches[3].launch);
+    let folder = run.launches[3].launch.folder();
     for text in render(&run).1 {
         assert!(text.contains("faults: 1 (= 0) [subject died]"));
         assert!(text.contains(&folder));

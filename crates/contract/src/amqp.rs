@@ -25,6 +25,8 @@ pub const HEADER_SEQ: &str = "x-seq";
 pub const CONTENT_TYPE: &str = "application/json";
 /// `delivery_mode` of events: persistent.
 pub const PERSISTENT: u8 = 2;
+/// `delivery_mode` of answers and broadcasts: worthless after a restart of the broker.
+pub const TRANSIENT: u8 = 1;
 
 /// Value of a queue argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

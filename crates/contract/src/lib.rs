@@ -13,6 +13,7 @@ pub mod reply;
 pub mod routes;
 pub mod settings;
 pub mod shapes;
+pub mod start_ok;
 
 pub use broker::BrokerUrl;
 pub use problem::{Problem, ProblemKind};

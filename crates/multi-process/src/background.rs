@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use contract::{amqp::STATE_EXCHANGE, limits::CLEANUP_INTERVAL, metrics::Task};
+use contract::{limits::CLEANUP_INTERVAL, metrics::Task};
 use crossbeam_channel::{select, tick};
 use domain::UnixMs;
 
@@ -34,17 +34,13 @@ pub fn run(state: &Arc<State>, stop: &StopToken) {
     }
 }
 
-/// Publishes the service's state; whether the broker confirmed it.
+/// Broadcasts the service's state; whether it could be sent.
 ///
-/// A tick that falls due meanwhile is not lost: `tick` keeps one.
+/// Handed over and not waited for: a broadcast that is lost is replaced by the next, and a timer that
+/// waits for the broker is late for whatever else is due.
 fn broadcast(state: &State) -> bool {
     let event = domain::broadcast::event(&state.config.settings.name, state.broadcast());
-    let result = state
-        .outbox
-        .publish(state, STATE_EXCHANGE, event, state.id());
-    result
-        .inspect_err(|problem| log::debug!("no broadcast: {}", problem.detail))
-        .is_ok()
+    state.outbox.broadcast(state, event)
 }
 
 /// Drops what has expired.

@@ -190,7 +190,7 @@ fn open_connection(config: &Config, role: Role) -> Result<Connection, AmqpError>
         .heartbeat(settings.heartbeat_s)
         .frame_max(settings.frame_max)
         .connection_timeout(Some(CONNECT_TIMEOUT))
-        .information(Some(stream::PLACEHOLDER.to_owned()));
+        .information(Some(contract::start_ok::PLACEHOLDER.to_owned()));
     Ok(Connection::insecure_open_stream(
         stream,
         options,

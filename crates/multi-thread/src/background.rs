@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use contract::{amqp::STATE_EXCHANGE, limits::CLEANUP_INTERVAL, metrics::Task};
+use contract::{limits::CLEANUP_INTERVAL, metrics::Task};
 use crossbeam_channel::{select, tick};
 use domain::UnixMs;
 
@@ -18,12 +18,10 @@ use crate::{shutdown::StopToken, state::State};
 pub fn run(state: &Arc<State>, stop: &StopToken) {
     let broadcasts = tick(Duration::from_secs(state.config.settings.broadcast_s));
     let cleanups = tick(CLEANUP_INTERVAL);
-    let mut count = 0_u64;
     while !stop.is_stopped() {
         select! {
             recv(broadcasts) -> _ => {
-                count += 1;
-                let ok = broadcast(state, count);
+                let ok = broadcast(state);
                 state.metrics.timers.lock().ran(Task::Broadcast, ok);
             }
             recv(cleanups) -> _ => {
@@ -35,19 +33,13 @@ pub fn run(state: &Arc<State>, stop: &StopToken) {
     }
 }
 
-/// Publishes the service's state; whether the broker confirmed it.
+/// Broadcasts the service's state; whether it could be sent.
 ///
-/// A tick that falls due meanwhile is not lost: `tick` keeps one.
-fn broadcast(state: &State, count: u64) -> bool {
+/// Handed over and not waited for: a broadcast that is lost is replaced by the next, and a timer that
+/// waits for the broker is late for whatever else is due.
+fn broadcast(state: &State) -> bool {
     let event = domain::broadcast::event(&state.config.settings.name, state.broadcast());
-    // The timers come behind the REST workers in the numbering of makers of ids.
-    let message_id = state.id(state.config.settings.http_workers, count);
-    let result = state
-        .outbox
-        .publish(state, STATE_EXCHANGE, event, message_id);
-    result
-        .inspect_err(|problem| log::debug!("no broadcast: {}", problem.detail))
-        .is_ok()
+    state.outbox.broadcast(state, event)
 }
 
 /// Drops what has expired.

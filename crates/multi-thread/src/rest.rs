@@ -17,7 +17,6 @@ use std::{
 
 use contract::{
     Method, Problem, ProblemKind, Reply, Resolution, Route,
-    amqp::HISTORY_EXCHANGE,
     metrics::HttpLabels,
     reply::{REQUEST_ID, request_id},
     routes,
@@ -169,7 +168,7 @@ impl Worker {
         self.ids += 1;
         let message_id = self.state.id(self.number, self.ids);
         let outbox = &self.state.outbox;
-        outbox.publish(&self.state, HISTORY_EXCHANGE, event, message_id.clone())?;
+        outbox.publish(&self.state, event, message_id.clone())?;
         Ok(rest::published(message_id))
     }
 

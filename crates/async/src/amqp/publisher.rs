@@ -1,21 +1,31 @@
-//! Publishes: events of REST clients, replies and broadcasts, each until the broker's confirm.
+//! Publishes events of REST clients until the broker's confirm, and what nobody waits for without:
+//! replies and broadcasts.
 //!
 //! Particular to tasks: waiting for a confirm is a task of a few hundred bytes, so each message has
 //! its own, and hundreds of confirms are awaited side by side without a table that maps delivery
 //! tags to whoever waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use contract::{
     Problem, ProblemKind,
-    amqp::{CONTENT_TYPE, HEADER_SENT_NS, HISTORY_EXCHANGE, PERSISTENT, STATE_EXCHANGE},
+    amqp::{
+        CONTENT_TYPE, HEADER_SENT_NS, HEADER_SEQ, HISTORY_EXCHANGE, PERSISTENT, STATE_EXCHANGE,
+        TRANSIENT,
+    },
     limits::{CONFIRM_TIMEOUT, CONNECT_TIMEOUT, PUBLISH_WINDOW},
     metrics::{PublishResult, Role},
     shapes::Event,
 };
 use futures_util::stream::StreamExt;
 use lapin::{
-    BasicProperties, Channel, Confirmation, Event as LinkEvent,
+    BasicProperties, Channel, Confirmation, Event as LinkEvent, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -27,18 +37,16 @@ use tokio::{
 use super::{AmqpError, Link, Supervisor, deadline};
 use crate::{
     shutdown::{Phase, PhaseView},
-    state::{State, now},
+    state::State,
 };
 
-/// Unconfirmed replies and broadcasts at once, apart from the window of REST clients: a flood of
-/// requests for replies must not make REST answer 503, nor the other way round.
-const OWN_WINDOW: usize = 256;
-/// How long a reply waits for a place in its window before it is dropped.
-const REPLY_PATIENCE: Duration = Duration::from_secs(1);
+/// Replies and broadcasts that wait for the socket at once, apart from the window of REST clients: a
+/// flood of requests for replies must not make REST answer 503, nor the other way round.
+const NOTICES: usize = 256;
+/// How long a notice waits for a place in its window before it is dropped.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(1);
 /// Begin of the names that stand for a client's channel instead of a queue.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
-/// `delivery_mode` of replies and broadcasts: worthless after a restart of the broker.
-const TRANSIENT: u8 = 1;
 
 /// Whether messages can be published right now.
 #[derive(Debug, Clone)]
@@ -53,12 +61,12 @@ enum Outlet {
 
 /// Both channels of the publisher's connection.
 ///
-/// Apart, because lapin hands a returned message to whichever confirm comes next on its channel:
-/// only replies are mandatory, and so only replies can be returned on theirs.
+/// Apart, because confirms are switched on for a channel as a whole: a notice, a reply or a
+/// broadcast, is worth nothing later, so its confirm would be work for nothing on both sides.
 #[derive(Debug)]
 struct Channels {
     events: Channel,
-    replies: Channel,
+    notices: Channel,
 }
 
 /// A message with its address.
@@ -82,7 +90,9 @@ pub struct Publisher {
     /// Places for unconfirmed messages. Semaphores and not bounded queues: the message goes out at
     /// once, and what is bounded is how many are on their way.
     clients: Arc<Semaphore>,
-    own: Arc<Semaphore>,
+    notices: Arc<Semaphore>,
+    /// Events so far, for [`HEADER_SEQ`].
+    events: AtomicI64,
 }
 
 impl Publisher {
@@ -93,15 +103,15 @@ impl Publisher {
             state,
             outlet: watch::Sender::new(Outlet::Down),
             clients: Arc::new(Semaphore::new(PUBLISH_WINDOW)),
-            own: Arc::new(Semaphore::new(OWN_WINDOW)),
+            notices: Arc::new(Semaphore::new(NOTICES)),
+            events: AtomicI64::new(0),
         }
     }
 
-    /// Messages without a confirm yet.
+    /// Events without a confirm yet.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        let free = self.clients.available_permits() + self.own.available_permits();
-        (PUBLISH_WINDOW + OWN_WINDOW).saturating_sub(free) as u64
+        PUBLISH_WINDOW.saturating_sub(self.clients.available_permits()) as u64
     }
 
     /// Publishes an event; returns its message id once the broker took responsibility.
@@ -116,7 +126,8 @@ impl Publisher {
             return Err(self.refused(ProblemKind::Overloaded, detail));
         };
         let message_id = self.state.ids.next();
-        let message = event_message(event, &message_id);
+        let seq = self.events.fetch_add(1, Ordering::Relaxed) + 1;
+        let message = event_message(event, &message_id, seq);
         let told = self.start(place, channels.events.clone(), message);
         let mut outlet = self.outlet.subscribe();
         // Whoever waits for a confirm is told as soon as none can come; the message itself stays
@@ -130,10 +141,12 @@ impl Publisher {
         answer(result).map(|()| message_id)
     }
 
-    /// Publishes a reply without waiting for its confirm.
+    /// Sends a reply, without a confirm.
     ///
-    /// Returns at once unless [`OWN_WINDOW`] replies are on their way: then the consumer waits for
+    /// Returns at once unless [`NOTICES`] replies are on their way: then the consumer waits for
     /// a place, which is the back-pressure that keeps their number bounded.
+    /// A reply that cannot be sent is dropped: whoever asked will time out and ask again, while
+    /// keeping it would stop the ingest.
     pub async fn reply(
         &self,
         reply_to: ShortString,
@@ -155,15 +168,13 @@ impl Publisher {
             properties,
             body,
         };
-        // A reply that cannot be sent is dropped and counted: whoever asked will time out and ask
-        // again, while keeping it would stop the ingest.
-        let sent = self.send_own(message, |channels| &channels.replies);
-        if sent.await.is_none() {
-            self.count(PublishResult::Unavailable);
+        if !self.notify(message).await {
+            log::warn!("a reply could not be sent and was dropped");
         }
     }
 
-    /// Publishes the service's state and waits for the confirm; returns whether it came.
+    /// Sends the service's state, without a confirm: the next one replaces it. Returns whether it
+    /// could be sent.
     pub async fn broadcast(&self, event: &Event) -> bool {
         let message = Message {
             exchange: STATE_EXCHANGE,
@@ -172,23 +183,18 @@ impl Publisher {
             properties: BasicProperties::default()
                 .with_content_type(CONTENT_TYPE.into())
                 .with_delivery_mode(TRANSIENT)
-                .with_timestamp(now().0 / 1000),
+                .with_timestamp(since_epoch().as_secs()),
             body: to_json(event),
         };
-        let sent = self.send_own(message, |channels| &channels.events);
-        let Some(told) = sent.await else {
-            self.count(PublishResult::Unavailable);
-            return false;
-        };
-        told.await == Ok(PublishResult::Confirmed)
+        self.notify(message).await
     }
 
-    /// Waits until no confirm is outstanding any more.
+    /// Waits until nothing is on its way any more.
     pub async fn drained(&self) {
         // All places free means nothing on its way. The permits are given back when they are
         // dropped, at the end of this function.
         let _clients = self.clients.acquire_many(PUBLISH_WINDOW as u32).await;
-        let _own = self.own.acquire_many(OWN_WINDOW as u32).await;
+        let _notices = self.notices.acquire_many(NOTICES as u32).await;
     }
 
     /// Keeps a connection open until nothing is published any more.
@@ -211,14 +217,12 @@ impl Publisher {
 
     /// Opens the outlet over `link` and minds what the broker says of it.
     async fn session(&self, link: &mut Link, view: &mut PhaseView) -> Result<(), AmqpError> {
-        let replies = link.open_channel().await?;
-        for channel in [&link.channel, &replies] {
-            let call = channel.confirm_select(ConfirmSelectOptions::default());
-            deadline("turn confirms on", CONNECT_TIMEOUT, call).await?;
-        }
+        let notices = link.open_channel().await?;
+        let confirms = link.channel.confirm_select(ConfirmSelectOptions::default());
+        deadline("turn confirms on", CONNECT_TIMEOUT, confirms).await?;
         let channels = Arc::new(Channels {
             events: link.channel.clone(),
-            replies,
+            notices,
         });
         self.set_outlet(Outlet::Open(Arc::clone(&channels)));
         loop {
@@ -265,18 +269,33 @@ impl Publisher {
         }
     }
 
-    /// Sends a reply or a broadcast over the channel that `pick` names; `None` if that is not
-    /// possible now.
-    async fn send_own(
-        &self,
-        message: Message,
-        pick: fn(&Channels) -> &Channel,
-    ) -> Option<oneshot::Receiver<PublishResult>> {
-        let channels = self.channels().ok()?;
-        let places = Arc::clone(&self.own);
-        let place = timeout(REPLY_PATIENCE, places.acquire_owned()).await;
-        let place = place.ok()?.ok()?;
-        Some(self.start(place, pick(&channels).clone(), message))
+    /// Sends a notice in a task of its own, as soon as there is a place for it; `false` if there is
+    /// no connection or no place in time.
+    async fn notify(&self, message: Message) -> bool {
+        let Ok(channels) = self.channels() else {
+            return false;
+        };
+        let places = Arc::clone(&self.notices);
+        let Ok(Ok(place)) = timeout(NOTICE_PATIENCE, places.acquire_owned()).await else {
+            return false;
+        };
+        tokio::spawn(async move {
+            if let Err(error) = write(&channels.notices, message).await {
+                log::debug!("a notice was lost: {error}");
+            }
+            // Without confirms lapin keeps what was returned until somebody asks for it.
+            for returned in channels
+                .notices
+                .wait_for_confirms()
+                .await
+                .into_iter()
+                .flatten()
+            {
+                log::info!("nobody takes replies at {}", returned.routing_key);
+            }
+            drop(place);
+        });
+        true
     }
 
     /// Sends a message and minds its confirm in a task of its own; the receiver learns the result.
@@ -298,7 +317,7 @@ impl Publisher {
             let in_time = timeout(CONFIRM_TIMEOUT, &mut confirm).await;
             let result = in_time.unwrap_or(PublishResult::TimedOut);
             state.metrics.amqp(|amqp| amqp.published(result));
-            // Nobody may be listening, as for replies.
+            // Nobody may be listening: the client has hung up.
             let _ = tell.send(result);
             if result == PublishResult::TimedOut {
                 confirm.await;
@@ -324,29 +343,29 @@ impl Publisher {
 
 /// Publishes one message and waits for its confirm, as long as the connection lives.
 async fn publish(channel: &Channel, message: Message) -> PublishResult {
-    let options = BasicPublishOptions {
-        mandatory: message.mandatory,
-        ..Default::default()
-    };
-    let exchange = message.exchange.into();
     // Two waits: the first for the frames to be written, the second for the broker's confirm.
-    let written = channel.basic_publish(
-        exchange,
-        message.routing_key,
-        options,
-        &message.body,
-        message.properties,
-    );
-    let confirmed = async { written.await?.await };
+    let confirmed = async { write(channel, message).await?.await };
     match confirmed.await {
-        Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => PublishResult::Confirmed,
-        // Returned to us: nobody would get it.
-        Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(_)) => PublishResult::Refused,
+        Ok(Confirmation::Ack(_) | Confirmation::NotRequested) => PublishResult::Confirmed,
+        Ok(Confirmation::Nack(_)) => PublishResult::Refused,
         Err(error) => {
             log::debug!("publish failed: {error}");
             PublishResult::Unavailable
         }
     }
+}
+
+/// Writes the frames of a message; what it returns waits for the confirm.
+async fn write(channel: &Channel, message: Message) -> lapin::Result<PublisherConfirm> {
+    let options = BasicPublishOptions {
+        mandatory: message.mandatory,
+        ..Default::default()
+    };
+    let exchange = message.exchange.into();
+    let (key, properties) = (message.routing_key, message.properties);
+    channel
+        .basic_publish(exchange, key, options, &message.body, properties)
+        .await
 }
 
 /// What a REST client is told.
@@ -369,14 +388,13 @@ fn answer(result: PublishResult) -> Result<(), Problem> {
     Err(Problem::new(kind, detail))
 }
 
-fn event_message(event: &Event, message_id: &str) -> Message {
-    let sent = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+fn event_message(event: &Event, message_id: &str, seq: i64) -> Message {
+    let sent = since_epoch();
     let mut headers = FieldTable::default();
     // Nanoseconds fit into 63 bits until the year 2262.
     let sent_ns = i64::try_from(sent.as_nanos()).unwrap_or(i64::MAX);
     headers.insert(HEADER_SENT_NS.into(), AMQPValue::LongLongInt(sent_ns));
+    headers.insert(HEADER_SEQ.into(), AMQPValue::LongLongInt(seq));
     Message {
         exchange: HISTORY_EXCHANGE,
         routing_key: event.key.as_str().into(),
@@ -393,4 +411,10 @@ fn event_message(event: &Event, message_id: &str) -> Message {
 
 fn to_json(event: &Event) -> Vec<u8> {
     serde_json::to_vec(event).expect("an event serialises: its maps have string keys")
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }

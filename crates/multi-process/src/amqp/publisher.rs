@@ -1,15 +1,15 @@
-//! Publishes events with confirms, and answers to events without.
+//! Publishes events with confirms, and what nobody waits for without: answers and broadcasts.
 //!
 //! Particular to processes: the REST processes have no connection to the broker; their events come
 //! through the socket and are handed on by the threads that answer it.
 //! One thread owns the connection, everybody else hands it work through bounded channels and waits,
 //! if at all, with a deadline of his own.
-//! A full channel is the back-pressure: REST answers 503, an answer to an event is dropped.
+//! A full channel is the back-pressure: REST answers 503, a notice is dropped.
 
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use amiquip::{
@@ -18,7 +18,10 @@ use amiquip::{
 };
 use contract::{
     Problem, ProblemKind,
-    amqp::{CONTENT_TYPE, HEADER_SENT_NS, HEADER_SEQ, PERSISTENT},
+    amqp::{
+        CONTENT_TYPE, HEADER_SENT_NS, HEADER_SEQ, HISTORY_EXCHANGE, PERSISTENT, STATE_EXCHANGE,
+        TRANSIENT,
+    },
     limits::{CONFIRM_TIMEOUT, PUBLISH_WINDOW},
     metrics::{PublishResult, Role},
     shapes::{Event, Settled},
@@ -28,25 +31,31 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use super::{AmqpError, Link, supervise};
 use crate::{config::Config, shutdown::StopToken, state::State};
 
-/// Answers to events that may wait for the publisher; more are dropped.
+/// Notices that may wait for the publisher; more are dropped.
 ///
 /// Ten prefetch windows: a requester that lets so many pile up has stopped reading them.
-const ANSWERS: usize = 1000;
+const NOTICES: usize = 1000;
 /// How the names start that the broker makes for direct replies.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
-/// Answers sent per look at the other channels.
+/// Notices sent per look at the other channels.
 const TURN: usize = 64;
 
 /// An event on its way to the broker.
 pub struct Outgoing {
-    /// Exchange.
-    pub exchange: &'static str,
     /// The event; its key is the routing key.
     pub event: Event,
     /// Id of the message.
     pub message_id: String,
     /// Where the outcome goes; nobody may be waiting any more.
     pub done: Sender<PublishResult>,
+}
+
+/// A message that is worth nothing later: sent without a confirm, and gone if the broker restarts.
+pub enum Notice {
+    /// An answer.
+    Answer(Answer),
+    /// The service's state, for [`STATE_EXCHANGE`].
+    State(Event),
 }
 
 /// The answer to an event that carried `reply_to`.
@@ -66,26 +75,26 @@ pub struct Answer {
 pub struct Outbox {
     /// Events; `try_send` refuses when the window is full.
     outgoing: Sender<Outgoing>,
-    /// Answers; `try_send` again, because the consumer must not wait for the publisher.
-    answers: Sender<Answer>,
+    /// Notices; `try_send` again, because the consumer must not wait for the publisher.
+    notices: Sender<Notice>,
 }
 
 /// The publisher's end.
 pub struct Inbox {
     outgoing: Receiver<Outgoing>,
-    answers: Receiver<Answer>,
+    notices: Receiver<Notice>,
 }
 
-/// The two ends; separate channels, so that answers never take a place in the window for REST.
+/// The two ends; separate channels, so that notices never take a place in the window for REST.
 #[must_use]
 pub fn mailbox() -> (Outbox, Inbox) {
     let (outgoing, outgoing_end) = bounded(PUBLISH_WINDOW);
-    let (answers, answers_end) = bounded(ANSWERS);
+    let (notices, notices_end) = bounded(NOTICES);
     (
-        Outbox { outgoing, answers },
+        Outbox { outgoing, notices },
         Inbox {
             outgoing: outgoing_end,
-            answers: answers_end,
+            notices: notices_end,
         },
     )
 }
@@ -96,15 +105,9 @@ impl Outbox {
     /// # Errors
     /// 503 at once if the broker is away, blocks, refuses or the window is full, 504 without a
     /// confirm in time.
-    pub fn publish(
-        &self,
-        state: &State,
-        exchange: &'static str,
-        event: Event,
-        message_id: String,
-    ) -> Result<(), Problem> {
-        let result = if state.flags.publishing.is_up() && !state.flags.blocked.is_up() {
-            self.hand_over(exchange, event, message_id)
+    pub fn publish(&self, state: &State, event: Event, message_id: String) -> Result<(), Problem> {
+        let result = if is_open(state) {
+            self.hand_over(event, message_id)
         } else {
             Ok(PublishResult::Unavailable)
         };
@@ -122,17 +125,11 @@ impl Outbox {
     }
 
     /// Gives the event to the publisher's thread and waits for what becomes of it.
-    fn hand_over(
-        &self,
-        exchange: &'static str,
-        event: Event,
-        message_id: String,
-    ) -> Result<PublishResult, Problem> {
+    fn hand_over(&self, event: Event, message_id: String) -> Result<PublishResult, Problem> {
         // One channel per publish and not one per worker: a late confirm must not be taken for
         // that of the next message.
         let (done, outcome) = bounded(1);
         let outgoing = Outgoing {
-            exchange,
             event,
             message_id,
             done,
@@ -150,12 +147,23 @@ impl Outbox {
         }
     }
 
-    /// Hands over an answer without waiting; drops it if too many wait already.
+    /// Hands over an answer without waiting; drops it if too many notices wait already.
     pub fn answer(&self, answer: Answer) {
-        if self.answers.try_send(answer).is_err() {
+        if self.notices.try_send(Notice::Answer(answer)).is_err() {
             log::warn!("too many answers wait for the broker; one was dropped");
         }
     }
+
+    /// Hands over a state to broadcast; `false` if it cannot be sent now, for then it would be old
+    /// news when it can.
+    pub fn broadcast(&self, state: &State, event: Event) -> bool {
+        is_open(state) && self.notices.try_send(Notice::State(event)).is_ok()
+    }
+}
+
+/// Whether the broker takes messages at present.
+fn is_open(state: &State) -> bool {
+    state.flags.publishing.is_up() && !state.flags.blocked.is_up()
 }
 
 fn unavailable(detail: &str) -> Problem {
@@ -171,8 +179,8 @@ fn overloaded() -> Problem {
 pub struct PublisherLink {
     /// Events, with confirms.
     events: Channel,
-    /// Answers, without: whoever wants one asks again if it is lost.
-    answers: Channel,
+    /// Notices, without: whoever wants one asks again, or hears the next, if it is lost.
+    notices: Channel,
     confirms: Receiver<Confirm>,
     /// Answers that no queue took.
     returns: Receiver<Return>,
@@ -188,11 +196,11 @@ impl Link for PublisherLink {
         let events = connection.open_channel(None)?;
         let confirms = events.listen_for_publisher_confirms()?;
         events.enable_publisher_confirms()?;
-        let answers = connection.open_channel(None)?;
-        let returns = answers.listen_for_returns()?;
+        let notices = connection.open_channel(None)?;
+        let returns = notices.listen_for_returns()?;
         Ok(Self {
             events,
-            answers,
+            notices,
             confirms,
             returns,
             blocked,
@@ -201,7 +209,7 @@ impl Link for PublisherLink {
     }
 
     fn close(self) -> Result<(), amiquip::Error> {
-        self.answers.close()?;
+        self.notices.close()?;
         self.events.close()?;
         self.connection.close()
     }
@@ -256,19 +264,19 @@ impl Session<'_> {
         // A channel that never gets ready takes the place of one that is not to be looked at: the
         // `select!` stays the same.
         let nothing = never();
-        // While the broker blocks, answers stay where they are: their channel is their bound.
-        let answers = if self.blocked {
+        // While the broker blocks, notices stay where they are: their channel is their bound.
+        let notices = if self.blocked {
             &nothing
         } else {
-            &self.inbox.answers
+            &self.inbox.notices
         };
         select! {
             recv(self.inbox.outgoing) -> outgoing => match outgoing {
                 Ok(outgoing) => self.publish(outgoing),
                 Err(_) => Err(AmqpError::Gone),
             },
-            recv(answers) -> answer => match answer {
-                Ok(answer) => self.answer_all(answer),
+            recv(notices) -> notice => match notice {
+                Ok(notice) => self.tell_all(notice),
                 Err(_) => Err(AmqpError::Gone),
             },
             recv(self.link.confirms) -> confirm => {
@@ -308,16 +316,23 @@ impl Session<'_> {
         self.unconfirmed.insert(self.next_tag, Some(outgoing.done));
         self.next_tag += 1;
         self.show_outstanding();
-        Ok(self.link.events.basic_publish(outgoing.exchange, publish)?)
+        Ok(self.link.events.basic_publish(HISTORY_EXCHANGE, publish)?)
     }
 
-    /// Sends this answer and those that wait behind it, without another wait.
-    fn answer_all(&self, first: Answer) -> Result<(), AmqpError> {
-        let waiting = self.inbox.answers.try_iter().take(TURN);
-        for answer in std::iter::once(first).chain(waiting) {
-            self.answer(answer)?;
+    /// Sends this notice and those that wait behind it, without another wait.
+    fn tell_all(&self, first: Notice) -> Result<(), AmqpError> {
+        let waiting = self.inbox.notices.try_iter().take(TURN);
+        for notice in std::iter::once(first).chain(waiting) {
+            self.tell(notice)?;
         }
         Ok(())
+    }
+
+    fn tell(&self, notice: Notice) -> Result<(), AmqpError> {
+        match notice {
+            Notice::Answer(answer) => self.answer(answer),
+            Notice::State(event) => self.broadcast(event),
+        }
     }
 
     /// Sends an answer, transient: whoever asked is waiting now or not at all.
@@ -325,7 +340,7 @@ impl Session<'_> {
         let body = serde_json::to_vec(&answer.settled).expect("an answer serialises");
         let mut properties = AmqpProperties::default()
             .with_content_type(CONTENT_TYPE.to_owned())
-            .with_delivery_mode(1);
+            .with_delivery_mode(TRANSIENT);
         if let Some(id) = answer.correlation_id {
             properties = properties.with_correlation_id(id);
         }
@@ -334,7 +349,18 @@ impl Session<'_> {
         let mandatory = !answer.reply_to.starts_with(DIRECT_REPLY_TO);
         let mut publish = Publish::with_properties(&body, answer.reply_to, properties);
         publish.mandatory = mandatory;
-        Ok(self.link.answers.basic_publish("", publish)?)
+        Ok(self.link.notices.basic_publish("", publish)?)
+    }
+
+    /// Sends a state, transient: the next one replaces it.
+    fn broadcast(&self, event: Event) -> Result<(), AmqpError> {
+        let body = serde_json::to_vec(&event).expect("an event serialises");
+        let properties = AmqpProperties::default()
+            .with_content_type(CONTENT_TYPE.to_owned())
+            .with_delivery_mode(TRANSIENT)
+            .with_timestamp(since_epoch().as_secs());
+        let publish = Publish::with_properties(&body, event.key, properties);
+        Ok(self.link.notices.basic_publish(STATE_EXCHANGE, publish)?)
     }
 
     /// Tells those whom a confirm concerns.
@@ -392,8 +418,8 @@ impl Session<'_> {
         for outgoing in self.inbox.outgoing.try_iter() {
             self.publish(outgoing)?;
         }
-        for answer in self.inbox.answers.try_iter() {
-            self.answer(answer)?;
+        for notice in self.inbox.notices.try_iter() {
+            self.tell(notice)?;
         }
         while self.unconfirmed.values().any(Option::is_some) {
             let confirm = self.link.confirms.recv();
@@ -431,9 +457,7 @@ impl Session<'_> {
 
 /// Properties that the contract asks of every event.
 fn event_properties(message_id: String, seq: u64) -> AmqpProperties {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = since_epoch();
     let sent_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
     let seq = i64::try_from(seq).unwrap_or(i64::MAX);
     let headers = FieldTable::from([
@@ -446,4 +470,10 @@ fn event_properties(message_id: String, seq: u64) -> AmqpProperties {
         .with_message_id(message_id)
         .with_timestamp(now.as_secs())
         .with_headers(headers)
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }

@@ -8,7 +8,6 @@ use std::{os::unix::net::UnixListener, sync::Arc, thread, time::SystemTime};
 
 use contract::{
     Problem, ProblemKind,
-    amqp::HISTORY_EXCHANGE,
     limits::DEVICE_POOL_TIMEOUT,
     metrics::{AmqpMetrics, Role},
     shapes::Check,
@@ -159,9 +158,7 @@ fn publish(state: &State, event: &[u8]) -> Answer {
     let event = serde_json::from_slice(event)
         .map_err(|error| Problem::new(ProblemKind::Internal, error.to_string()))?;
     let message_id = state.id();
-    state
-        .outbox
-        .publish(state, HISTORY_EXCHANGE, event, message_id.clone())?;
+    state.outbox.publish(state, event, message_id.clone())?;
     Ok(message_id.into_bytes())
 }
 
