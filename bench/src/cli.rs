@@ -12,12 +12,13 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::broker;
 use crate::device::Simulator;
+use crate::faults;
 use crate::host;
-use crate::pipeline::{self, RunEnd, RunError, RunOptions};
+use crate::pipeline::{self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport};
 use crate::profile::ProfileName;
 use crate::run_dir::RunDir;
 use crate::scenario::{self, DefinitionError};
-use crate::subject::{self, Subject};
+use crate::subject;
 use crate::verify;
 
 /// A run was invalid, or a verification failed.
@@ -67,7 +68,7 @@ struct RunArgs {
     /// How thorough: smoke (3 blocks, 90 s), standard (10 blocks, 20 min) or full (20 blocks).
     #[arg(long, value_enum, default_value = "smoke")]
     profile: ProfileName,
-    /// Scenario to run; may be repeated [default: those marked as default].
+    /// Scenario to run; may be repeated, but `faults` only alone [default: those marked as default].
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Subject to measure; may be repeated [default: those marked as default].
@@ -76,6 +77,12 @@ struct RunArgs {
     /// Blocks, each with one launch of every subject in every cell [default: by the profile].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     blocks: Option<u32>,
+    /// Repetitions of every fault, only with `--scenario faults` [default: 1, 5 or 20 by the profile].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: Option<u32>,
+    /// Fault to cause, only with `--scenario faults`; may be repeated [default: all].
+    #[arg(long = "fault", value_name = "NAME")]
+    faults: Vec<String>,
     /// Seed of orders and schedules [default: the clock, in seconds].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -95,6 +102,12 @@ struct VerifyArgs {
     /// Only cases whose name contains this text.
     #[arg(long, value_name = "TEXT", default_value = "")]
     case: String,
+    /// Also write the results as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Only list the cases with their class.
+    #[arg(long)]
+    list: bool,
     /// Empty the queues of a broker that was not started here.
     #[arg(long)]
     purge: bool,
@@ -176,12 +189,52 @@ fn run_exit_code(error: &RunError) -> u8 {
 
 fn perform(verb: Verb) -> anyhow::Result<u8> {
     match verb {
-        Verb::Run(args) => run(&args.into()),
+        Verb::Run(args) => match args.misfit() {
+            Some(reason) => {
+                eprintln!("error: {reason}");
+                Ok(EXIT_USAGE)
+            }
+            None if args.is_campaign() => campaign(&args.into()),
+            None => run(&args.into()),
+        },
         Verb::Verify(args) => verify(&args),
         Verb::Report(args) => report(&args),
         Verb::List => list(),
         Verb::Broker { verb } => broker(&verb),
         Verb::Device(args) => device(&args),
+    }
+}
+
+impl RunArgs {
+    fn is_campaign(&self) -> bool {
+        self.scenarios.iter().any(|name| name == faults::NAME)
+    }
+
+    /// What does not go together.
+    fn misfit(&self) -> Option<&'static str> {
+        let only_there = self.repetitions.is_some() || !self.faults.is_empty();
+        match self.is_campaign() {
+            true if self.scenarios.len() > 1 => Some("`--scenario faults` goes alone"),
+            true if self.blocks.is_some() => {
+                Some("`--scenario faults` has no blocks; use --repetitions")
+            }
+            false if only_there => Some("--repetitions and --fault belong to `--scenario faults`"),
+            _ => None,
+        }
+    }
+}
+
+impl From<RunArgs> for CampaignOptions {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            profile: args.profile,
+            faults: args.faults,
+            subjects: args.subjects,
+            repetitions: args.repetitions,
+            seed: args.seed,
+            purge: args.purge,
+            out: args.out,
+        }
     }
 }
 
@@ -205,15 +258,24 @@ impl From<RunArgs> for RunOptions {
 /// If the run could not begin or ended early; its message names what to mend.
 pub fn run(options: &RunOptions) -> anyhow::Result<u8> {
     let interrupt = interrupt()?;
-    let report = pipeline::run(options, &interrupt)?;
+    Ok(tell(&pipeline::run(options, &interrupt)?))
+}
+
+fn campaign(options: &CampaignOptions) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    Ok(tell(&pipeline::campaign(options, &interrupt)?))
+}
+
+/// Prints what came out and where it stands; returns the exit code.
+fn tell(report: &RunReport) -> u8 {
     print!("{}", report.text);
     println!("report: {}", report.folder.join("report.html").display());
     println!("        {}", report.folder.join("report.md").display());
-    Ok(match report.end {
+    match report.end {
         RunEnd::Complete => 0,
         RunEnd::Faulty => EXIT_FAULTY,
         RunEnd::Interrupted => EXIT_INTERRUPTED,
-    })
+    }
 }
 
 /// A flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
@@ -231,6 +293,12 @@ fn interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
+    if args.list {
+        for (name, class) in verify::names().filter(|(name, _)| name.contains(&args.case)) {
+            println!("{:<10} {name}", class.as_str());
+        }
+        return Ok(0);
+    }
     let interrupt = interrupt()?;
     let root = host::workspace();
     let all = subject::read_all(&root.join("bench/subjects"))?;
@@ -240,37 +308,35 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
         ..broker::Options::from_environment(root.clone())
     })?;
     let scratch = tempdir()?;
-    let mut failed = false;
+    let mut suites = Vec::new();
     for subject in &subjects {
         if interrupt.load(Ordering::Relaxed) {
             return Ok(EXIT_INTERRUPTED);
         }
-        let built = subject.build(&root)?;
         let mut context = verify::Context {
-            name: subject.name.clone(),
-            executable: built.executable,
-            args: subject.args.clone(),
-            scratch: scratch.clone(),
+            target: verify::Target {
+                name: subject.name.clone(),
+                executable: subject.build(&root)?.executable,
+                args: subject.args.clone(),
+                scratch: scratch.clone(),
+            },
             broker: &mut broker,
         };
         let results = verify::run(&mut context, &args.case);
+        let results = verify::judge(results, &subject.deviations);
         println!("{}", verify::text(&subject.name, &results));
-        failed |= results.iter().any(|result| is_failure(subject, result));
+        suites.push((subject.name.clone(), results));
     }
     std::fs::remove_dir_all(&scratch)
         .with_context(|| format!("cannot remove {}", scratch.display()))?;
     broker.stop();
+    if let Some(file) = &args.junit {
+        std::fs::write(file, verify::junit(&suites))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let mut results = suites.iter().flat_map(|(_, results)| results);
+    let failed = results.any(verify::CaseResult::is_failure);
     Ok(if failed { EXIT_FAULTY } else { 0 })
-}
-
-/// Whether a case failed that must not: a declared deviation of a hardening case may.
-fn is_failure(subject: &Subject, result: &verify::CaseResult) -> bool {
-    let declared = subject
-        .deviations
-        .iter()
-        .any(|deviation| deviation.case == result.name);
-    let excused = declared && result.class == verify::Class::Hardening;
-    matches!(result.verdict, verify::Verdict::Failed(_)) && !excused
 }
 
 /// A folder of our own for the stderr of subjects under verification.
@@ -301,6 +367,11 @@ fn list() -> anyhow::Result<u8> {
     for scenario in scenario::read_all(&root.join("bench/scenarios"))? {
         let mark = if scenario.default { '*' } else { ' ' };
         println!("  {mark} {:<24} {}", scenario.name, scenario.question);
+    }
+    println!("    {:<24} {}", faults::NAME, faults::QUESTION);
+    println!("faults:");
+    for fault in faults::select(&[])? {
+        println!("    {:<24} {}", fault.name, fault.title);
     }
     println!("profiles:");
     for name in ProfileName::ALL {
@@ -360,6 +431,24 @@ mod tests {
         let error = Cli::try_parse_from(["threeways", "meter"]).expect_err("no such verb");
         assert_eq!(error.exit_code(), i32::from(EXIT_USAGE));
         assert!(error.to_string().contains("meter"));
+    }
+
+    #[test]
+    fn the_campaign_goes_alone_and_its_flags_with_it() {
+        let misfit = |line: &str| {
+            let words = ["threeways", "run"]
+                .into_iter()
+                .chain(line.split_whitespace());
+            match Cli::try_parse_from(words).expect("parses").verb {
+                Verb::Run(args) => args.misfit().is_some(),
+                _ => false,
+            }
+        };
+        assert!(!misfit("--scenario faults --fault poison --repetitions 2"));
+        assert!(misfit("--scenario faults --scenario idle"));
+        assert!(misfit("--scenario faults --blocks 2"));
+        assert!(misfit("--scenario idle --fault poison"));
+        assert!(misfit("--repetitions 2"));
     }
 
     #[test]

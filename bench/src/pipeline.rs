@@ -2,6 +2,7 @@
 //!
 //! `broker → build → quiet → (launch → verify → load ∥ sample → stop → write)* → analyse → report`.
 
+mod campaign;
 mod inquiry;
 mod measurement;
 mod plan;
@@ -18,6 +19,7 @@ use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 use crate::analyse::{LaunchData, RunData, Summary, analyse};
 use crate::broker::{self, Broker};
 use crate::device::Simulator;
+use crate::faults::{self, Repetition};
 use crate::launch::LaunchError;
 use crate::profile::ProfileName;
 use crate::record::{Layout, Manifest};
@@ -26,6 +28,7 @@ use crate::scenario::{self, Cell, DefinitionError};
 use crate::subject::{self, BuildError, BuiltSubject, Subject};
 use crate::{host, report};
 
+pub use campaign::{CampaignOptions, campaign};
 use measurement::{Bench, Task};
 use plan::Slot;
 use progress::Progress;
@@ -330,11 +333,35 @@ pub fn write_report(run: &RunDir) -> Result<Summary, RunDirError> {
     let data = read_run(run)?;
     let summary = analyse(&data);
     run.write_file("summary.json", report::summary_json(&summary).as_bytes())?;
+    if let Some(repetitions) = read_faults(run)? {
+        for (name, text) in report::faults::files(&data.manifest, &repetitions) {
+            run.write_file(name, text.as_bytes())?;
+        }
+        return Ok(summary);
+    }
     for exporter in report::exporters() {
         let text = exporter.render(&data, &summary);
         run.write_file(exporter.file_name(), text.as_bytes())?;
     }
     Ok(summary)
+}
+
+/// The repetitions of a fault campaign; `None` if the run is none.
+fn read_faults(run: &RunDir) -> Result<Option<Vec<Repetition>>, RunDirError> {
+    let path = run.path().join(faults::FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let read = |source| RunDirError::Read {
+        path: path.clone(),
+        source,
+    };
+    let text = std::fs::read_to_string(&path).map_err(read)?;
+    let damaged = |error: serde_json::Error| RunDirError::Damaged {
+        path: path.clone(),
+        reason: error.to_string(),
+    };
+    faults::parse(&text).map(Some).map_err(damaged)
 }
 
 /// Replaces the answer between the markers of a README.

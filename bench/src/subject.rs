@@ -9,16 +9,25 @@ use serde::Deserialize;
 use crate::record::SubjectFacts;
 use crate::scenario::{DefinitionError, read_toml, toml_files};
 
-/// A declared deviation from the contract.
+/// A declared deviation from the contract: a hardening case of the black-box suite that fails
+/// because of a library, not of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
     /// Name of the black-box case that fails.
     pub case: String,
-    /// Why.
-    pub reason: String,
-    /// Where the library's defect is known upstream.
-    pub upstream: String,
+    /// Library that makes it fail, with its version.
+    pub library: String,
+    /// Upstream issue, or the place in the library's source.
+    pub reference: String,
+    /// What the library does or lacks.
+    pub why: String,
+}
+
+impl std::fmt::Display for Deviation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} ({})", self.library, self.why, self.reference)
+    }
 }
 
 /// One subject file.
@@ -172,12 +181,7 @@ impl Subject {
             deviations: self
                 .deviations
                 .iter()
-                .map(|deviation| {
-                    format!(
-                        "{}: {} ({})",
-                        deviation.case, deviation.reason, deviation.upstream
-                    )
-                })
+                .map(|deviation| format!("{}: {deviation}", deviation.case))
                 .collect(),
             binary_bytes: std::fs::metadata(executable).map_or(0, |metadata| metadata.len()),
             features: feature_tree(workspace, &self.package),

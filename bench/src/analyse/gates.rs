@@ -303,6 +303,7 @@ fn conservation(c: &Conservation) -> [Gate; 2] {
     ]
 }
 
+/// Blames nobody: on a busy machine a queue that is not empty in time is no proof of a loss.
 fn drained(drain: &Drain) -> Gate {
     Gate::new(
         "acked/prefilled",
@@ -310,7 +311,6 @@ fn drained(drain: &Drain) -> Gate {
         Limit::between(1.0, 1.0),
         share(drain.acked as f64, drain.prefilled as f64),
     )
-    .blaming()
 }
 
 fn generator(launch: &Launch) -> [Gate; 2] {

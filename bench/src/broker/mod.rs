@@ -8,6 +8,7 @@
 
 mod command;
 mod compose;
+mod control;
 mod error;
 mod install;
 mod node;
@@ -260,6 +261,15 @@ impl Broker {
     /// [`Error::NotOurs`].
     pub fn halt(&mut self) -> Result<(), Error> {
         self.private_node()?.stop_server();
+        Ok(())
+    }
+
+    /// Kills the server of a private node with SIGKILL; [`Broker::resume`] ends that, too.
+    ///
+    /// # Errors
+    /// [`Error::NotOurs`].
+    pub fn kill(&mut self) -> Result<(), Error> {
+        self.private_node()?.kill_server();
         Ok(())
     }
 

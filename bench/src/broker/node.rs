@@ -17,7 +17,7 @@ use super::{
     command::tail,
     error::io_error,
     install::{Programs, is_on_path},
-    process::{Identity, end, tree},
+    process::{Identity, end, kill, tree},
 };
 use crate::amqp::Session;
 
@@ -103,7 +103,7 @@ impl Spec {
     }
 
     /// The node's settings; every variable of the caller that could change them is dropped.
-    fn apply(&self, command: &mut Command) {
+    pub(super) fn apply(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if ["RABBITMQ_", "ERL_", "NOTIFY_"]
@@ -220,6 +220,12 @@ impl Node {
     /// Stops the server and leaves its data.
     pub(super) fn stop_server(&mut self) {
         end(self.server, STOP_GRACE);
+        self.reap();
+    }
+
+    /// Kills the server and leaves its data as they are.
+    pub(super) fn kill_server(&mut self) {
+        kill(self.server);
         self.reap();
     }
 

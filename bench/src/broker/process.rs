@@ -89,6 +89,15 @@ pub(super) fn end(root: Identity, grace: Duration) {
     await_end(&members, KILL_LIMIT);
 }
 
+/// Kills a process and everything below it, as a crash or the kernel would.
+pub(super) fn kill(root: Identity) {
+    let members = tree(root);
+    for member in &members {
+        member.signal(Signal::KILL);
+    }
+    await_end(&members, KILL_LIMIT);
+}
+
 fn await_end(members: &[Identity], limit: Duration) {
     let deadline = Instant::now() + limit;
     while members.iter().any(|member| member.is_alive()) && Instant::now() < deadline {

@@ -24,7 +24,8 @@ impl Exporter for Html {
     }
 }
 
-fn page(document: &Document) -> String {
+/// The page of a document.
+pub(super) fn page(document: &Document) -> String {
     let mut body = String::new();
     document.blocks.iter().for_each(|b| block(&mut body, b));
     format!(

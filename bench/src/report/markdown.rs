@@ -15,19 +15,25 @@ impl Exporter for Markdown {
     }
 
     fn render(&self, run: &RunData, summary: &Summary) -> String {
-        let Document {
-            title,
-            answer,
-            validity,
-            blocks,
-        } = document(run, summary);
-        let mut text = format!("# Threeways: {title}\n\n");
-        text.push_str(&answer.join("\n"));
-        text.push_str(&format!("\n\n**Validity:** {}.\n", validity.text));
-        text.push_str("The figures stand in [report.html](report.html), the numbers in [summary.json](summary.json).\n");
-        blocks.iter().for_each(|b| block(&mut text, b));
-        text
+        let numbers = "The figures stand in [report.html](report.html), the numbers in [summary.json](summary.json).";
+        text(&document(run, summary), numbers)
     }
+}
+
+/// The text of a document; `numbers` says where its numbers stand.
+pub(super) fn text(document: &Document, numbers: &str) -> String {
+    let Document {
+        title,
+        answer,
+        validity,
+        blocks,
+    } = document;
+    let mut text = format!("# Threeways: {title}\n\n");
+    text.push_str(&answer.join("\n"));
+    text.push_str(&format!("\n\n**Validity:** {}.\n", validity.text));
+    text.push_str(&format!("{numbers}\n"));
+    blocks.iter().for_each(|b| block(&mut text, b));
+    text
 }
 
 fn block(text: &mut String, block: &Block) {

@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod document;
+pub mod faults;
 pub mod format;
 pub mod glossary;
 pub mod html;

@@ -8,14 +8,14 @@ use std::{
 use anyhow::ensure;
 use serde_json::json;
 
-use super::{Context, case::Case, scene::Scene};
+use super::{Context, Target, case::Case, scene::Scene};
 use crate::device::Simulator;
 
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
     Case::required("a command makes a round trip to the device", round_trip),
     Case::required("an absent device is 502 or 503", absent),
-    Case::required("a silent device is 504 within the handler's time", silent),
+    Case::required_beside("a silent device is 504 within the handler's time", silent),
     Case::required(
         "a device that hangs up is 502, and the next command is served",
         hangs_up,
@@ -73,9 +73,11 @@ fn absent(context: &mut Context<'_>) -> anyhow::Result<()> {
     scene.stop()
 }
 
-fn silent(context: &mut Context<'_>) -> anyhow::Result<()> {
+fn silent(target: &Target) -> anyhow::Result<()> {
     let simulator = Simulator::start(loopback(), Duration::from_secs(60))?;
-    let (scene, command) = command(context, simulator.address())?;
+    let device = simulator.address().to_string();
+    let scene = Scene::start_apart(target, &[("BC_DEVICE_ADDR", &device)])?;
+    let command = json!({"command": "read"}).to_string();
     let started = Instant::now();
     let response = scene.post("/api/v1/device/commands", &command)?;
     let took = started.elapsed();

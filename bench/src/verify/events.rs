@@ -1,16 +1,19 @@
 //! Publishing through REST.
 
 use anyhow::{Context as _, ensure};
-use contract::{QueueType, amqp::HISTORY_EXCHANGE};
+use contract::{
+    QueueType,
+    amqp::{ArgumentValue, HISTORY_EXCHANGE, Queue},
+};
 use serde_json::json;
 
 use super::{
     Context,
-    case::Case,
+    case::{Case, eventually, expect_later, expect_status},
     rows::check_problem,
-    scene::{MESSAGE_LIMIT, NO_BROKER, Scene},
+    scene::{MESSAGE_LIMIT, NO_BROKER, Scene, event},
 };
-use crate::http::Request;
+use crate::{amqp::declare_queue, http::Request};
 
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
@@ -18,6 +21,11 @@ pub(super) const CASES: &[Case] = &[
     Case::required(
         "an event without a broker is 503 with Retry-After",
         unavailable,
+    ),
+    Case::required("an event that a full queue refuses is 503", full_queue),
+    Case::required(
+        "wrong events are refused without a broker, too",
+        refused_first,
     ),
 ];
 
@@ -77,5 +85,58 @@ fn unavailable(context: &mut Context<'_>) -> anyhow::Result<()> {
     check_problem(&response, "broker-unavailable", "e")?;
     let retry = response.header("Retry-After").unwrap_or_default();
     ensure!(retry.parse::<u32>().is_ok(), "Retry-After is {retry:?}");
+    scene.stop()
+}
+
+fn full_queue(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let full = Queue {
+        name: "verify.full",
+        arguments: vec![
+            ("x-max-length", ArgumentValue::Number(1)),
+            ("x-overflow", ArgumentValue::Text("reject-publish")),
+        ],
+        bound_to: HISTORY_EXCHANGE,
+    };
+    let mut session = context.broker.session()?;
+    session.delete_queue(full.name)?;
+    declare_queue(&mut session, &full)?;
+    session.bind(full.name, full.bound_to, "full")?;
+    let outcome = fill_and_publish(context, full.name);
+    // The queue goes whatever the subject did: it would refuse the events of other cases.
+    context.broker.session()?.delete_queue(full.name)?;
+    outcome
+}
+
+fn fill_and_publish(context: &Context<'_>, queue: &str) -> anyhow::Result<()> {
+    let scene = Scene::start_empty(context, &[])?;
+    let filler = [event("full", "filler-1", &json!({"n": 1}))];
+    let batch = context.broker.session()?.publish_batch(filler)?;
+    ensure!(batch.acked == 1, "the broker took {batch:?}");
+    let request = Request {
+        headers: &[("Content-Type", "application/json"), ("X-Request-Id", "f")],
+        ..Request::post("/api/v1/events", br#"{"key":"full","data":{}}"#)
+    };
+    for _ in 0..3 {
+        let refused = scene.send(&request)?;
+        expect_later("an event to a full queue", &refused)?;
+        check_problem(&refused, "broker-unavailable", "f")?;
+    }
+    let other = scene.post("/api/v1/events", r#"{"key":"other","data":{}}"#)?;
+    expect_status("an event to another queue", &other, 202)?;
+    context.broker.session()?.purge(queue)?;
+    let taken = scene.send(&request)?;
+    expect_status("when there is room again", &taken, 202)?;
+    eventually("the refusals are counted", MESSAGE_LIMIT, || {
+        Ok(scene.metric(r#"amqp_publish_total{result="refused"}"#)? >= 3.0)
+    })?;
+    scene.stop()
+}
+
+fn refused_first(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let scene = Scene::start_apart(&context.target, &[])?;
+    for (body, status) in [("{", 400), (r#"{"key":"a b","data":{}}"#, 422)] {
+        let response = scene.post("/api/v1/events", body)?;
+        expect_status(body, &response, status)?;
+    }
     scene.stop()
 }

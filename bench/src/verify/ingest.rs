@@ -14,7 +14,10 @@ use super::{
     case::{Case, eventually, median_below},
     scene::{Asker, MESSAGE_LIMIT, Scene, event},
 };
-use crate::{amqp::AMQPValue, broker::Broker};
+use crate::{
+    amqp::{AMQPValue, BasicProperties, Delivery},
+    broker::Broker,
+};
 
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
@@ -34,6 +37,8 @@ pub(super) const CASES: &[Case] = &[
         "what is no event goes to the dead-letter queue",
         dead_letter,
     ),
+    Case::required("whatever is no event is invalid, and nothing else", invalid),
+    Case::required("events without a message id are never duplicates", nameless),
     Case::required(
         "a message id that was seen before is counted once",
         duplicate,
@@ -129,12 +134,7 @@ fn dead_letter(context: &mut Context<'_>) -> anyhow::Result<()> {
         "another body: {:?}",
         String::from_utf8_lossy(&dead.body)
     );
-    let headers = dead.properties.headers().clone().unwrap_or_default();
-    let death = headers.inner().get("x-death");
-    ensure!(
-        matches!(death, Some(AMQPValue::FieldArray(_))),
-        "no x-death in {headers:?}"
-    );
+    expect_death(&dead, "rejected")?;
     ensure!(
         scene.deliveries("invalid")? >= 1.0,
         "not counted as invalid"
@@ -144,7 +144,88 @@ fn dead_letter(context: &mut Context<'_>) -> anyhow::Result<()> {
     scene.stop()
 }
 
-fn await_message(broker: &Broker, queue: &str) -> anyhow::Result<crate::amqp::Delivery> {
+fn invalid(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let scene = Scene::start_empty(context, &[])?;
+    let mut asker = Asker::new(context)?;
+    let deep = |levels: usize| {
+        let (open, close) = ("{\"a\":".repeat(levels), "}".repeat(levels));
+        format!("{{\"key\":\"k\",\"data\":{open}1{close}}}")
+    };
+    let long = |bytes: usize| {
+        let head = "{\"key\":\"k\",\"data\":{\"t\":\"";
+        format!("{head}{}\"}}}}", "x".repeat(bytes - head.len() - 3))
+    };
+    let mut dead = 0;
+    for (n, (body, outcome)) in [
+        (String::new(), "invalid"),
+        ("[]".to_owned(), "invalid"),
+        (r#"{"key":"k"}"#.to_owned(), "invalid"),
+        (r#"{"key":"k","data":[]}"#.to_owned(), "invalid"),
+        (r#"{"key":"a b","data":{}}"#.to_owned(), "invalid"),
+        (r#"{"key":"k","data":{},"more":1}"#.to_owned(), "invalid"),
+        (deep(33), "invalid"),
+        (long(256 * 1024 + 1), "invalid"),
+        (deep(32), "ok"),
+        (long(256 * 1024), "ok"),
+        (r#"{"key":"k","data":{}}"#.to_owned(), "ok"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut message = event("k", &format!("invalid-{n}"), &Value::Null);
+        message.body = body.into_bytes();
+        let start = String::from_utf8_lossy(&message.body[..message.body.len().min(40)]);
+        let start = start.into_owned();
+        let reply = asker.ask(&message).with_context(|| start.clone())?;
+        ensure!(reply["outcome"] == outcome, "{start}: the reply is {reply}");
+        dead += u32::from(outcome == "invalid");
+    }
+    eventually("every invalid one is a dead letter", MESSAGE_LIMIT, || {
+        Ok(context.broker.depth(DEAD_LETTER_QUEUE)? == dead)
+    })?;
+    scene.stop()
+}
+
+fn nameless(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let scene = Scene::start_empty(context, &[])?;
+    let mut message = event("k", "", &json!({"n": 1}));
+    message.properties = BasicProperties::default();
+    let batch = context
+        .broker
+        .session()?
+        .publish_batch(std::iter::repeat_n(message, 5))?;
+    ensure!(batch.acked == 5, "the broker took {batch:?}");
+    eventually("all five are counted", MESSAGE_LIMIT, || {
+        Ok(scene.deliveries("ok")? == 5.0)
+    })?;
+    let duplicates = scene.deliveries("duplicate")?;
+    ensure!(duplicates == 0.0, "{duplicates} are taken for duplicates");
+    scene.stop()
+}
+
+/// Checks why and where a message died, as the broker tells it.
+pub(super) fn expect_death(dead: &Delivery, reason: &str) -> anyhow::Result<()> {
+    let headers = dead.properties.headers().clone().unwrap_or_default();
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else {
+        anyhow::bail!("no x-death in {headers:?}");
+    };
+    let Some(AMQPValue::FieldTable(last)) = deaths.as_slice().first() else {
+        anyhow::bail!("x-death is empty");
+    };
+    for (name, expected) in [("reason", reason), ("queue", INGEST_QUEUE)] {
+        let told = match last.inner().get(name) {
+            Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()),
+            _ => "missing".into(),
+        };
+        ensure!(
+            told == expected,
+            "{name} in x-death is {told} instead of {expected}"
+        );
+    }
+    Ok(())
+}
+
+fn await_message(broker: &Broker, queue: &str) -> anyhow::Result<Delivery> {
     let mut session = broker.session()?;
     let mut found = None;
     eventually("a message in the dead-letter queue", MESSAGE_LIMIT, || {

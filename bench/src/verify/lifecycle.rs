@@ -1,38 +1,38 @@
-//! Start, refusal to start, and stop.
+//! Settings, start, and refusal to start.
 
 use std::{
     net::{Ipv4Addr, TcpListener},
-    time::{Duration, Instant},
+    process::Command,
+    time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
+use clap::Args;
 use contract::{
-    QueueType,
-    amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE},
+    QueueType, Settings,
+    amqp::INGEST_QUEUE,
     settings::{EXIT_BIND, EXIT_CONFIG},
 };
-use serde_json::json;
 
 use super::{
     Context,
     case::{Case, eventually},
-    scene::{Scene, event},
+    scene::Scene,
 };
-use crate::{amqp::Url, device::Simulator, http::Request, launch::LaunchError};
+use crate::{amqp::Url, launch::LaunchError};
 
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
-    Case::required(
-        "SIGTERM ends an idle service with 0 and no orphan",
-        stop_idle,
-    ),
-    Case::required("SIGTERM lets a request in flight finish", stop_in_flight),
-    Case::required("SIGTERM in mid-stream loses no event", stop_in_stream),
-    Case::required("after SIGTERM the port refuses", port_refuses),
+    Case::required("--help tells every setting with its variable", help),
+    Case::required("a flag wins over its variable", flag_wins),
     Case::required("a port in use is exit code 3", port_in_use),
     Case::required(
         "a wrong password is a clear error and exit code 2",
         wrong_password,
+    ),
+    Case::required(
+        "queues of another type are a clear error and exit code 2",
+        other_topology,
     ),
     Case::required(
         "an unknown BC_ variable is a clear error and exit code 2",
@@ -42,95 +42,43 @@ pub(super) const CASES: &[Case] = &[
         "a wrong value is a clear error and exit code 2",
         wrong_value,
     ),
-    Case::hardening(
-        "SIGTERM does not wait for a client that sends half a request",
-        stop_half_sent,
-    ),
 ];
 
 /// Time for a service that cannot run to say so.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(10);
 
-fn stop_idle(context: &mut Context<'_>) -> anyhow::Result<()> {
-    let scene = Scene::start_empty(context, &[])?;
-    let started = Instant::now();
-    scene.stop()?;
-    let took = started.elapsed();
-    ensure!(
-        took < Duration::from_secs(3),
-        "it took {took:?} although nothing was to be done"
-    );
+fn help(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let target = &context.target;
+    let output = Command::new(&target.executable)
+        .args(&target.args)
+        .arg("--help")
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}: {text}", output.status);
+    let command = Settings::augment_args(clap::Command::new("any subject"));
+    for setting in command.get_arguments() {
+        let names = setting.get_long().zip(setting.get_env());
+        let Some((flag, variable)) = names else {
+            continue;
+        };
+        let (flag, variable) = (format!("--{flag}"), variable.to_string_lossy());
+        ensure!(text.contains(&flag), "{flag} is missing: {text}");
+        ensure!(text.contains(&*variable), "{variable} is missing: {text}");
+    }
     Ok(())
 }
 
-fn stop_in_flight(context: &mut Context<'_>) -> anyhow::Result<()> {
-    let anywhere = (Ipv4Addr::LOCALHOST, 0).into();
-    let simulator = Simulator::start(anywhere, Duration::from_millis(500))?;
-    let device = simulator.address().to_string();
-    let scene = Scene::start_empty(context, &[("BC_DEVICE_ADDR", &device)])?;
-    let mut client = scene.client()?;
-    let request = Request::post("/api/v1/device/commands", br#"{"command":"slow"}"#);
-    client.send(&request.bytes(scene.address))?;
-    // Long enough to be with the device, short enough to be there still.
-    std::thread::sleep(Duration::from_millis(150));
-    scene.terminate()?;
-    let response = client
-        .receive(false)
-        .context("the request in flight was dropped")?;
+fn flag_wins(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let env = [("BC_NAME", "by-variable"), ("BC_PROFILE", "isolated")];
+    let scene = Scene::start_with(&context.target, &env, &["--name", "by-flag"])?;
+    let info = scene.get("/info")?;
+    let document = info.json();
     ensure!(
-        response.status == 200,
-        "{}: {}",
-        response.status,
-        response.text()
+        document["name"] == "by-flag" && document["profile"] == "isolated",
+        "{}",
+        info.text()
     );
-    finish(scene)
-}
-
-/// Waits for the end of a service that was told to end.
-fn finish(mut scene: Scene) -> anyhow::Result<()> {
-    let mut code = None;
-    eventually("it ends", Duration::from_secs(12), || {
-        code = scene.exit_code();
-        Ok(code.is_some())
-    })?;
-    ensure!(
-        code == Some(0),
-        "exit code {code:?}; stderr: {}",
-        scene.stderr()
-    );
-    Ok(())
-}
-
-fn stop_in_stream(context: &mut Context<'_>) -> anyhow::Result<()> {
-    context.broker.reset(QueueType::Quorum)?;
-    let count = 3_000;
-    let events =
-        (0..count).map(|n| event(&format!("k-{}", n % 7), &format!("t-{n}"), &json!({"n": n})));
-    let batch = context.broker.session()?.publish_batch(events)?;
-    ensure!(batch.acked == count, "the broker took {batch:?}");
-    let scene = Scene::start(context, &[])?;
-    scene.stop()?;
-    // A second instance finishes the rest: nothing may be missing, and what was acked by the
-    // first must not come again.
-    let left = context.broker.depth(INGEST_QUEUE)?;
-    let scene = Scene::start(context, &[])?;
-    eventually("the rest is acked", Duration::from_secs(15), || {
-        Ok(scene.deliveries("ok")? >= f64::from(left))
-    })?;
-    let again = scene.deliveries("ok")? + scene.deliveries("duplicate")?;
-    ensure!(again == f64::from(left), "{left} were left, {again} came");
-    let dead = context.broker.depth(DEAD_LETTER_QUEUE)?;
-    ensure!(dead == 0, "{dead} events are dead letters");
     scene.stop()
-}
-
-fn port_refuses(context: &mut Context<'_>) -> anyhow::Result<()> {
-    let scene = Scene::start_empty(context, &[])?;
-    let address = scene.address;
-    scene.stop()?;
-    let connected = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1));
-    ensure!(connected.is_err(), "somebody still listens on {address}");
-    Ok(())
 }
 
 /// Starts a service that must refuse, and returns its exit code and what it says.
@@ -189,6 +137,13 @@ fn wrong_password(context: &mut Context<'_>) -> anyhow::Result<()> {
     )
 }
 
+fn other_topology(context: &mut Context<'_>) -> anyhow::Result<()> {
+    context.broker.reset(QueueType::Quorum)?;
+    let refusal = refusal(context, &[("BC_QUEUE_TYPE", "classic")])?;
+    let named = [INGEST_QUEUE, "topology", "queue type", "x-queue-type"];
+    check_refusal(&refusal, EXIT_CONFIG, &named)
+}
+
 fn unknown_variable(context: &mut Context<'_>) -> anyhow::Result<()> {
     let refusal = refusal(context, &[("BC_PREFECH", "1")])?;
     check_refusal(&refusal, EXIT_CONFIG, &["BC_PREFECH"])
@@ -197,16 +152,4 @@ fn unknown_variable(context: &mut Context<'_>) -> anyhow::Result<()> {
 fn wrong_value(context: &mut Context<'_>) -> anyhow::Result<()> {
     let refusal = refusal(context, &[("BC_PREFETCH", "many")])?;
     check_refusal(&refusal, EXIT_CONFIG, &["prefetch"])
-}
-
-fn stop_half_sent(context: &mut Context<'_>) -> anyhow::Result<()> {
-    let scene = Scene::start_empty(context, &[])?;
-    let mut head = scene.client()?;
-    head.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")?;
-    let mut body = scene.client()?;
-    body.send(
-        b"POST /api/v1/flatten HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
-          Content-Length: 100\r\n\r\n{",
-    )?;
-    scene.stop()
 }

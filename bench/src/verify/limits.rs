@@ -1,4 +1,4 @@
-//! Sizes, bursts and the other profile.
+//! Sizes of bodies and answers, and the other profile.
 
 use std::{
     fmt::Write,
@@ -11,7 +11,7 @@ use crate::http::{Client, Request};
 
 use super::{
     Context,
-    case::{Case, median_below},
+    case::{Case, expect_status, median_below},
     rows::check_problem,
     scene::Scene,
 };
@@ -23,8 +23,8 @@ pub(super) const CASES: &[Case] = &[
         too_large,
     ),
     Case::required("a body of the largest size is taken", largest),
+    Case::required("the limit of a body can be set", other_limit),
     Case::required("the isolated profile has no shared endpoints", isolated),
-    Case::required("a burst of 64 fresh connections is answered", burst),
     Case::required(
         "a 20 KB response on keep-alive takes less than 5 ms",
         large_response,
@@ -80,45 +80,33 @@ fn largest(context: &mut Context<'_>) -> anyhow::Result<()> {
 
 fn isolated(context: &mut Context<'_>) -> anyhow::Result<()> {
     let scene = Scene::start(context, &[("BC_PROFILE", "isolated")])?;
-    for path in ["/api/v1/keys", "/api/v1/latest/a"] {
+    for (method, path) in [
+        ("GET", "/api/v1/keys"),
+        ("GET", "/api/v1/latest/a"),
+        ("DELETE", "/api/v1/keys/a"),
+        ("POST", "/api/v1/series/query"),
+    ] {
         let request = Request {
             headers: &[("X-Request-Id", "i")],
-            ..Request::new("GET", path)
+            ..Request::new(method, path)
         };
         let response = scene.send(&request)?;
-        ensure!(response.status == 404, "{path} is {}", response.status);
+        expect_status(path, &response, 404)?;
         check_problem(&response, "not-in-profile", "i")?;
     }
     let flat = scene.post("/api/v1/flatten", r#"{"a":1}"#)?;
-    ensure!(flat.status == 200, "flatten is {}", flat.status);
+    expect_status("flatten", &flat, 200)?;
+    let job = scene.post("/api/v1/jobs", r#"{"kind":"timer","duration_ms":1}"#)?;
+    expect_status("a job", &job, 202)?;
     scene.stop()
 }
 
-fn burst(context: &mut Context<'_>) -> anyhow::Result<()> {
-    let scene = Scene::start(context, &[])?;
-    let request = Request::new("GET", "/healthz").bytes(scene.address);
-    for round in 1..=3 {
-        let started = Instant::now();
-        // All open before the first is answered, and none closed before the last is: a pool that
-        // counts on connections to end leaves some of them waiting.
-        let mut clients = Vec::new();
-        for _ in 0..64 {
-            clients.push(Client::connect(scene.address, Duration::from_secs(5))?);
-        }
-        for client in &mut clients {
-            client.send(&request)?;
-        }
-        let answered = clients
-            .iter_mut()
-            .filter_map(|client| client.receive(false).ok());
-        let answered = answered.filter(|response| response.status == 200).count();
-        let took = started.elapsed();
-        ensure!(
-            answered == 64,
-            "round {round}: {answered} of 64 answered within {took:?}"
-        );
-        ensure!(took < Duration::from_secs(5), "round {round} took {took:?}");
-    }
+fn other_limit(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let scene = Scene::start(context, &[("BC_BODY_LIMIT", "10")])?;
+    let fits = scene.post("/api/v1/flatten", r#"{"a":1234}"#)?;
+    expect_status("10 bytes", &fits, 200)?;
+    let one_more = scene.post("/api/v1/flatten", r#"{"a":12345}"#)?;
+    expect_status("11 bytes", &one_more, 413)?;
     scene.stop()
 }
 

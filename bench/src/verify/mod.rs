@@ -3,43 +3,78 @@
 //! Each case is one sentence with one function or one table row.
 //! The rows share one launch; every other case launches the subject itself, because it needs
 //! another environment or ends the subject.
+//! Cases that wait for most of their time need no broker and run beside the others.
 
+mod alarm;
 mod case;
+mod crash;
+mod crowds;
 mod device;
+mod drain;
 mod events;
+mod framing;
 mod health;
 mod ingest;
+mod jobs;
+mod junit;
+mod latest;
 mod lifecycle;
 mod limits;
+mod methods;
 mod outage;
+mod redelivery;
 mod rows;
 mod scene;
+mod series;
+mod silence;
+mod sink;
+mod smuggling;
+mod stalls;
+mod table;
+mod verdict;
 
 use std::{
     path::PathBuf,
-    time::{Duration, Instant},
+    sync::{Mutex, PoisonError},
+    thread::Scope,
+    time::Instant,
 };
 
 use crate::broker::Broker;
 
 use self::{
-    case::{Case, Skip},
-    rows::{ROWS, Row},
+    case::{Case, Check, Skip},
+    rows::Row,
     scene::Scene,
+    table::ROWS,
 };
 
-/// What the suite needs.
-#[derive(Debug)]
-pub struct Context<'a> {
+pub use junit::document as junit;
+pub use verdict::{CaseResult, Verdict, judge, text};
+
+/// Cases that run beside the others at once: more would start so many subjects that the cases
+/// which measure time noticed.
+const LANES: usize = 4;
+
+/// What is verified.
+#[derive(Debug, Clone)]
+pub struct Target {
     /// Name of the subject, for messages.
     pub name: String,
     /// Its executable.
     pub executable: PathBuf,
     /// Its arguments at every launch.
     pub args: Vec<String>,
-    /// Folder for the subject's stderr; it must exist.
+    /// Folder for the subject's stderr and files; it must exist.
     pub scratch: PathBuf,
-    /// The broker; its queues are emptied, and a private node is restarted.
+}
+
+/// What the suite needs.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What is verified.
+    pub target: Target,
+    /// The broker; its queues are emptied, and a private node is disturbed and restarted.
     pub broker: &'a mut Broker,
 }
 
@@ -52,63 +87,115 @@ pub enum Class {
     Hardening,
 }
 
-/// How a case ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// As the contract says.
-    Passed,
-    /// Otherwise, and how.
-    Failed(String),
-    /// Not tried, and why.
-    Skipped(String),
+impl Class {
+    /// Name in lists.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::Hardening => "hardening",
+        }
+    }
 }
 
-/// One case of the suite with its verdict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaseResult {
-    /// The case as a sentence.
-    pub name: &'static str,
-    /// Whether it may fail.
-    pub class: Class,
-    /// How it ended.
-    pub verdict: Verdict,
-    /// How long it took, launch and stop included.
-    pub took: Duration,
-}
-
-/// Runs every case whose name contains `filter` (all of them if it is empty) in their order.
+/// Runs every case whose name contains `filter` (all of them if it is empty); the results stand in
+/// the order of [`names`].
 #[must_use]
 pub fn run(context: &mut Context<'_>, filter: &str) -> Vec<CaseResult> {
-    let mut results = run_rows(context, filter);
-    for case in cases().filter(|case| case.name.contains(filter)) {
-        let started = Instant::now();
-        let verdict = verdict_of((case.check)(context));
-        results.push(CaseResult {
-            name: case.name,
-            class: case.class,
-            verdict,
-            took: started.elapsed(),
-        });
+    let chosen = cases().filter(|case| case.name.contains(filter));
+    let (mut beside, mut alone) = (Vec::new(), Vec::new());
+    for (place, case) in chosen.enumerate() {
+        match case.check {
+            Check::Beside(check) => beside.push((place, case, check)),
+            Check::Alone(check) => alone.push((place, case, check)),
+        }
     }
+    let target = context.target.clone();
+    let sleepers = Mutex::new(beside.into_iter());
+    let mut placed = Vec::new();
+    let mut results = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..LANES)
+            .map(|_| spawn_lane(scope, &target, &sleepers))
+            .collect();
+        let results = run_rows(context, filter);
+        for (place, case, check) in alone {
+            placed.push((place, timed(case, || check(context))));
+        }
+        for lane in lanes {
+            let done = lane.join();
+            placed.extend(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    });
+    placed.sort_by_key(|(place, _)| *place);
+    results.extend(placed.into_iter().map(|(_, result)| result));
     results
 }
 
-/// The name of every case in the order in which they run.
-pub fn names() -> impl Iterator<Item = &'static str> {
+/// A case with its place in the order and its check.
+type Sleeper = (usize, &'static Case, fn(&Target) -> anyhow::Result<()>);
+
+/// A thread that runs one sleeper after another until none is left.
+fn spawn_lane<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    target: &'scope Target,
+    sleepers: &'scope Mutex<std::vec::IntoIter<Sleeper>>,
+) -> std::thread::ScopedJoinHandle<'scope, Vec<(usize, CaseResult)>> {
+    let next = move || {
+        let mut sleepers = sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+        sleepers.next()
+    };
+    scope.spawn(move || {
+        let mut done = Vec::new();
+        while let Some((place, case, check)) = next() {
+            done.push((place, timed(case, || check(target))));
+        }
+        done
+    })
+}
+
+fn timed(case: &Case, check: impl FnOnce() -> anyhow::Result<()>) -> CaseResult {
+    let started = Instant::now();
+    let verdict = verdict_of(check());
+    CaseResult {
+        name: case.name,
+        class: case.class,
+        verdict,
+        took: started.elapsed(),
+    }
+}
+
+/// The name and class of every case in their order.
+pub fn names() -> impl Iterator<Item = (&'static str, Class)> {
     ROWS.iter()
-        .map(|row| row.name)
-        .chain(cases().map(|case| case.name))
+        .map(|row| (row.name, Class::Required))
+        .chain(cases().map(|case| (case.name, case.class)))
 }
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    let groups: [&[Case]; 7] = [
+    let groups: [&[Case]; 21] = [
+        // First those that sleep longest.
+        stalls::CASES,
         health::CASES,
+        methods::CASES,
         limits::CASES,
+        framing::CASES,
+        smuggling::CASES,
+        crowds::CASES,
+        latest::CASES,
+        series::CASES,
+        jobs::CASES,
         events::CASES,
         device::CASES,
         ingest::CASES,
-        outage::CASES,
+        redelivery::CASES,
+        sink::CASES,
         lifecycle::CASES,
+        drain::CASES,
+        crash::CASES,
+        silence::CASES,
+        alarm::CASES,
+        outage::CASES,
     ];
     groups.into_iter().flatten()
 }
@@ -152,72 +239,30 @@ fn verdict_of(outcome: anyhow::Result<()>) -> Verdict {
     }
 }
 
-/// The results as text: one line per case, and a last line with the counts.
-#[must_use]
-pub fn text(subject: &str, results: &[CaseResult]) -> String {
-    let mut lines: Vec<String> = results.iter().map(line).collect();
-    let count = |wanted: fn(&Verdict) -> bool| {
-        results
-            .iter()
-            .filter(|result| wanted(&result.verdict))
-            .count()
-    };
-    let passed = count(|verdict| matches!(verdict, Verdict::Passed));
-    let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
-    let skipped = count(|verdict| matches!(verdict, Verdict::Skipped(_)));
-    lines.push(format!(
-        "{subject}: {passed} passed, {failed} failed, {skipped} skipped"
-    ));
-    lines.join("\n") + "\n"
-}
-
-fn line(result: &CaseResult) -> String {
-    let (mark, reason) = match &result.verdict {
-        Verdict::Passed => ("✓", String::new()),
-        Verdict::Failed(reason) => ("✗", format!("\n    {}", reason.replace('\n', "\n    "))),
-        Verdict::Skipped(reason) => ("–", format!(" (skipped: {reason})")),
-    };
-    let class = match result.class {
-        Class::Required => "",
-        Class::Hardening => " [hardening]",
-    };
-    let milliseconds = result.took.as_millis();
-    format!("{mark} {}{class} {milliseconds} ms{reason}", result.name)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeMap, path::Path};
 
     use super::*;
+    use crate::subject;
 
     #[test]
     fn each_case_has_a_name_of_its_own() {
-        let all: Vec<_> = names().collect();
-        let distinct: BTreeSet<_> = all.iter().collect();
-        assert_eq!(distinct.len(), all.len());
-        assert!(all.len() > 50, "{}", all.len());
+        let distinct: BTreeMap<_, _> = names().collect();
+        assert_eq!(distinct.len(), names().count());
+        assert!(distinct.len() > 120, "{}", distinct.len());
     }
 
     #[test]
-    fn a_failure_stands_below_its_case() {
-        let result = |verdict, class| CaseResult {
-            name: "water is wet",
-            class,
-            verdict,
-            took: Duration::from_millis(12),
-        };
-        let results = [
-            result(Verdict::Passed, Class::Required),
-            result(Verdict::Failed("it is\ndry".to_owned()), Class::Hardening),
-            result(Verdict::Skipped("no water".to_owned()), Class::Required),
-        ];
-        assert_eq!(
-            text("sea", &results),
-            "✓ water is wet 12 ms\n\
-             ✗ water is wet [hardening] 12 ms\n    it is\n    dry\n\
-             – water is wet 12 ms (skipped: no water)\n\
-             sea: 1 passed, 1 failed, 1 skipped\n"
-        );
+    fn every_declared_deviation_is_one_of_a_hardening_case() {
+        let classes: BTreeMap<_, _> = names().collect();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("subjects");
+        for subject in subject::read_all(&folder).expect("the files are valid") {
+            for deviation in &subject.deviations {
+                let class = classes.get(deviation.case.as_str());
+                let name = (&subject.name, &deviation.case);
+                assert_eq!(class, Some(&Class::Hardening), "{name:?}");
+            }
+        }
     }
 }

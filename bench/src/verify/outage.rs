@@ -11,10 +11,9 @@ use serde_json::json;
 
 use super::{
     Context,
-    case::{Case, Skip, eventually},
-    scene::{Asker, NO_BROKER, Scene, event},
+    case::{Case, eventually, expect_status, need_private_node},
+    scene::{Asker, MESSAGE_LIMIT, NO_BROKER, Scene, event},
 };
-use crate::broker::Origin;
 
 /// Longest time from the broker's return to ready: the contract's longest pause is 30 s.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
@@ -24,20 +23,20 @@ const EVENTS: u32 = 2_000;
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
     Case::required("a broker restart in mid-stream loses nothing", restart),
+    Case::required(
+        "connections that the broker closes are made again, and nothing is lost",
+        closed_connections,
+    ),
+    Case::required(
+        "a queue that is deleted is declared and consumed again",
+        deleted_queue,
+    ),
     Case::required("a broker that comes later is found", late_broker),
     Case::required(
         "SIGTERM without a broker ends it at once",
         stop_without_broker,
     ),
 ];
-
-/// Restarting somebody else's broker is out of the question.
-fn need_private_node(context: &Context<'_>) -> Result<(), Skip> {
-    match context.broker.origin() {
-        Origin::PrivateNode => Ok(()),
-        _ => Err(Skip("only a private node may be restarted".to_owned())),
-    }
-}
 
 fn events(from: u32, to: u32) -> impl Iterator<Item = crate::amqp::Message> {
     (from..to).map(|n| {
@@ -168,4 +167,40 @@ fn stop_without_broker(context: &mut Context<'_>) -> anyhow::Result<()> {
     let took = started.elapsed();
     ensure!(took < Duration::from_secs(5), "it took {took:?}");
     Ok(())
+}
+
+fn closed_connections(context: &mut Context<'_>) -> anyhow::Result<()> {
+    need_private_node(context)?;
+    let scene = Scene::start_empty(context, &[])?;
+    publish(context, 0, EVENTS)?;
+    // Not awaited: deliveries are under way when the connections go.
+    context
+        .broker
+        .control(&["close_all_connections", "verify"])?;
+    eventually("both connections are new", RECOVERY_LIMIT, || {
+        Ok(scene.metric("amqp_reconnects_total")? >= 2.0 && scene.get("/readyz")?.status == 200)
+    })?;
+    publish(context, EVENTS, 2 * EVENTS)?;
+    check_all_arrived(context, &scene)?;
+    let answer = scene.post("/api/v1/events", r#"{"key":"after","data":{}}"#)?;
+    expect_status("events", &answer, 202)?;
+    scene.stop()
+}
+
+fn deleted_queue(context: &mut Context<'_>) -> anyhow::Result<()> {
+    let scene = Scene::start_empty(context, &[])?;
+    Asker::new(context)?.store("before", "deleted-1", &json!({"n": 1}))?;
+    context.broker.session()?.delete_queue(INGEST_QUEUE)?;
+    let mut n = 1;
+    let mut asker = Asker::new(context)?;
+    let again = eventually("events are taken again", RECOVERY_LIMIT, || {
+        n += 1;
+        let message = event("after", &format!("deleted-{n}"), &json!({"n": n}));
+        asker.answers_within(&message, Duration::from_millis(500))
+    });
+    again.with_context(|| format!("after {n} events"))?;
+    eventually("ready", MESSAGE_LIMIT, || {
+        Ok(scene.get("/readyz")?.status == 200)
+    })?;
+    scene.stop()
 }

@@ -1,8 +1,14 @@
 //! A launched subject, and how cases talk to it.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use contract::{
     QueueType,
     amqp::{CONTENT_TYPE, HISTORY_EXCHANGE, PERSISTENT},
@@ -14,9 +20,10 @@ use crate::{
     amqp::{BasicProperties, DIRECT_REPLY_TO, Message, Session},
     http::{self, Client, Request, Response},
     launch::{self, LaunchError, LaunchPlan, Running},
+    sample::members,
 };
 
-use super::Context;
+use super::{Context, Target, case::eventually};
 
 /// Deadline of one HTTP exchange: longer than the contract's handler timeout of 5 s.
 const HTTP_LIMIT: Duration = Duration::from_secs(8);
@@ -24,17 +31,20 @@ const HTTP_LIMIT: Duration = Duration::from_secs(8);
 const READY_LIMIT: Duration = Duration::from_secs(15);
 /// Longest stop: the contract's grace of 10 s and some.
 const STOP_LIMIT: Duration = Duration::from_secs(12);
+/// Longest life of a process whose service has ended.
+const ORPHAN_LIMIT: Duration = Duration::from_millis(500);
 /// Longest wait for a message.
 pub(super) const MESSAGE_LIMIT: Duration = Duration::from_secs(5);
 /// An address of the broker where nobody listens.
 pub(super) const NO_BROKER: &str = "amqp://guest:guest@127.0.0.1:1/%2f";
 
-/// A subject that runs.
+/// A subject that runs; dropping it kills it.
 #[derive(Debug)]
 pub(super) struct Scene {
     running: Running,
     /// Where it listens.
     pub address: SocketAddr,
+    stderr: PathBuf,
 }
 
 impl Scene {
@@ -56,25 +66,90 @@ impl Scene {
         context: &Context<'_>,
         env: &[(&str, &str)],
     ) -> Result<Self, LaunchError> {
-        let running = launch::start(plan(context, env))?;
+        let broker = [("BC_AMQP_URL", context.broker.url.as_str())];
+        Self::launch(plan(&context.target, &[&broker[..], env].concat()))
+    }
+
+    /// Starts the subject without a broker and waits until its port is open.
+    pub(super) fn start_apart(target: &Target, env: &[(&str, &str)]) -> Result<Self, LaunchError> {
+        Self::launch(plan(target, env))
+    }
+
+    /// Starts the subject without a broker, with further arguments.
+    pub(super) fn start_with(
+        target: &Target,
+        env: &[(&str, &str)],
+        args: &[&str],
+    ) -> Result<Self, LaunchError> {
+        let mut plan = plan(target, env);
+        plan.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        Self::launch(plan)
+    }
+
+    fn launch(plan: LaunchPlan) -> Result<Self, LaunchError> {
+        let stderr = plan.stderr.clone();
+        let running = launch::start(plan)?;
         let address = running.address();
-        Ok(Self { running, address })
+        Ok(Self {
+            running,
+            address,
+            stderr,
+        })
     }
 
     /// Stops it with SIGTERM: it must exit with 0 in time and leave no process behind.
     pub(super) fn stop(self) -> anyhow::Result<()> {
         let stopped = self.running.stop(STOP_LIMIT);
-        anyhow::ensure!(stopped.faults.is_empty(), "{}", stopped.faults.join("; "));
+        ensure!(stopped.faults.is_empty(), "{}", stopped.faults.join("; "));
+        Ok(())
+    }
+
+    /// Waits for the end of a service that was told to end, and of all its processes; returns its
+    /// exit code.
+    pub(super) fn await_exit(&mut self, limit: Duration) -> anyhow::Result<i32> {
+        let mut code = None;
+        eventually("it ends", limit, || {
+            code = self.exit_code();
+            Ok(code.is_some())
+        })?;
+        eventually("no process is left", ORPHAN_LIMIT, || {
+            Ok(self.pids().is_empty())
+        })?;
+        code.context("waited for above")
+    }
+
+    /// Waits for the end of a service that was told to end: with this exit code.
+    pub(super) fn ends_with(mut self, code: u8, limit: Duration) -> anyhow::Result<()> {
+        let seen = self.await_exit(limit)?;
+        ensure!(
+            seen == i32::from(code),
+            "exit code {seen} instead of {code}; stderr: {}",
+            self.stderr()
+        );
         Ok(())
     }
 
     /// Sends SIGTERM and returns at once.
     pub(super) fn terminate(&self) -> anyhow::Result<()> {
-        let pid = Pid::from_raw(self.running.root()).context("a process number is positive")?;
-        kill_process(pid, Signal::TERM).context("the subject is gone")
+        self.signal(Signal::TERM)
     }
 
-    /// Its exit code if it ended; 128 and above after a signal.
+    /// Sends a signal to the launched process, not to its children.
+    pub(super) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        signal_process(self.root(), signal)
+    }
+
+    /// The launched process.
+    pub(super) fn root(&self) -> i32 {
+        self.running.root()
+    }
+
+    /// Every process of it that runs.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        members(self.root())
+    }
+
+    /// Its exit code if it ended; 128 after a signal.
     pub(super) fn exit_code(&mut self) -> Option<i32> {
         self.running
             .ended()
@@ -84,6 +159,12 @@ impl Scene {
     /// The end of what it wrote to stderr.
     pub(super) fn stderr(&self) -> String {
         self.running.stderr_tail()
+    }
+
+    /// Everything that it wrote to stderr.
+    pub(super) fn whole_stderr(&self) -> anyhow::Result<String> {
+        let bytes = std::fs::read(&self.stderr)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// One request on a connection of its own.
@@ -125,10 +206,19 @@ impl Scene {
     }
 }
 
-fn plan(context: &Context<'_>, env: &[(&str, &str)]) -> LaunchPlan {
+/// Sends a signal to a process of the subject.
+pub(super) fn signal_process(pid: i32, signal: Signal) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(pid).context("a process number is positive")?;
+    kill_process(pid, signal).context("the process is gone")
+}
+
+fn plan(target: &Target, env: &[(&str, &str)]) -> LaunchPlan {
+    // Sleepers are launched at the same time as others.
+    static LAUNCHES: AtomicU32 = AtomicU32::new(0);
+    let number = LAUNCHES.fetch_add(1, Ordering::Relaxed);
     let mut environment = BTreeMap::from([
         ("BC_HTTP_ADDR".to_owned(), "127.0.0.1:0".to_owned()),
-        ("BC_AMQP_URL".to_owned(), context.broker.url.clone()),
+        ("BC_AMQP_URL".to_owned(), NO_BROKER.to_owned()),
         ("BC_PROFILE".to_owned(), "shared".to_owned()),
         ("BC_NAME".to_owned(), "verified".to_owned()),
     ]);
@@ -136,12 +226,14 @@ fn plan(context: &Context<'_>, env: &[(&str, &str)]) -> LaunchPlan {
         environment.insert((*name).to_owned(), (*value).to_owned());
     }
     LaunchPlan {
-        name: context.name.clone(),
-        executable: context.executable.clone(),
-        args: context.args.clone(),
+        name: target.name.clone(),
+        executable: target.executable.clone(),
+        args: target.args.clone(),
         environment,
         cpus: None,
-        stderr: context.scratch.join(format!("{}.stderr", context.name)),
+        stderr: target
+            .scratch
+            .join(format!("{}-{number}.stderr", target.name)),
         ready_within: READY_LIMIT,
     }
 }
@@ -177,12 +269,7 @@ impl Asker {
     /// Publishes an event and waits for the reply that tells that its effect is visible.
     pub(super) fn ask(&mut self, message: &Message) -> anyhow::Result<Value> {
         let id = message.properties.message_id().clone().unwrap_or_default();
-        let mut message = message.clone();
-        message.properties = message
-            .properties
-            .with_reply_to(DIRECT_REPLY_TO.into())
-            .with_correlation_id(id.clone());
-        self.session.publish_unconfirmed(&message)?;
+        self.session.publish_unconfirmed(&asking(message))?;
         let reply = self.session.next_delivery(MESSAGE_LIMIT)?;
         let reply = reply.with_context(|| format!("no reply to {id} within {MESSAGE_LIMIT:?}"))?;
         let correlation = reply
@@ -190,10 +277,40 @@ impl Asker {
             .correlation_id()
             .clone()
             .unwrap_or_default();
-        anyhow::ensure!(
+        ensure!(
             correlation == id,
             "the reply to {id} has correlation id {correlation}"
         );
         Ok(serde_json::from_slice(&reply.body)?)
     }
+}
+
+impl Asker {
+    /// Publishes an event and waits until its effect is visible.
+    pub(super) fn store(&mut self, key: &str, id: &str, data: &Value) -> anyhow::Result<()> {
+        let reply = self.ask(&event(key, id, data))?;
+        ensure!(reply["outcome"] == "ok", "the reply to {id} is {reply}");
+        Ok(())
+    }
+
+    /// Publishes an event, to which no reply need come; whether any reply came within `limit`.
+    pub(super) fn answers_within(
+        &mut self,
+        message: &Message,
+        limit: Duration,
+    ) -> anyhow::Result<bool> {
+        self.session.publish_unconfirmed(&asking(message))?;
+        Ok(self.session.next_delivery(limit)?.is_some())
+    }
+}
+
+/// The message with a request for a reply that has the message's id.
+fn asking(message: &Message) -> Message {
+    let id = message.properties.message_id().clone().unwrap_or_default();
+    let mut message = message.clone();
+    message.properties = message
+        .properties
+        .with_reply_to(DIRECT_REPLY_TO.into())
+        .with_correlation_id(id);
+    message
 }

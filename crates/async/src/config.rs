@@ -76,6 +76,16 @@ impl Config {
         Self::new(Cli::parse())
     }
 
+    /// Reads `arguments` alone, for tests.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    #[cfg(test)]
+    pub fn parse(arguments: &[&str]) -> Result<Self, ServerError> {
+        let command = ["service-async"].iter().chain(arguments);
+        Self::new(Cli::try_parse_from(command).expect("arguments parse"))
+    }
+
     fn new(cli: Cli) -> Result<Self, ServerError> {
         if !domain::key::is_valid(&cli.settings.name) {
             let rule = domain::key::REQUIREMENT;
@@ -126,14 +136,9 @@ fn level(text: &str) -> Result<LevelFilter, ServerError> {
 mod tests {
     use super::*;
 
-    fn config(arguments: &[&str]) -> Result<Config, ServerError> {
-        let command = ["service-async"].iter().chain(arguments);
-        Config::new(Cli::try_parse_from(command).expect("arguments parse"))
-    }
-
     #[test]
     fn the_limits_of_the_contract_reach_the_broker_url() {
-        let config = config(&["--frame-max=4096", "--heartbeat-s=7"]).expect("valid");
+        let config = Config::parse(&["--frame-max=4096", "--heartbeat-s=7"]).expect("valid");
         assert_eq!(config.broker.query.frame_max, Some(4096));
         assert_eq!(config.broker.query.heartbeat, Some(7));
         assert_eq!(config.flavour, Flavour::CurrentThread);
@@ -142,7 +147,8 @@ mod tests {
     #[test]
     fn a_wrong_url_is_told_without_its_password() {
         for url in ["amqps://me:secret@host", "http://me:secret@host"] {
-            let error = config(&["--amqp-url", url]).expect_err(url).to_string();
+            let arguments = ["--amqp-url", url];
+            let error = Config::parse(&arguments).expect_err(url).to_string();
             assert!(error.contains("--amqp-url"), "{error}");
             assert!(!error.contains("secret"), "{error}");
         }
@@ -150,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_wrong_level_is_told_with_the_right_ones() {
-        let error = config(&["--log=loud"]).expect_err("no level").to_string();
+        let refused = Config::parse(&["--log=loud"]);
+        let error = refused.expect_err("no level").to_string();
         assert!(error.contains("debug"), "{error}");
     }
 }

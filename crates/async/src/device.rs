@@ -12,13 +12,13 @@ use std::{
 
 use contract::{
     Problem, ProblemKind,
-    limits::{DEVICE_POOL_TIMEOUT, DEVICE_TIMEOUT, HANDLER_TIMEOUT},
+    limits::{DEVICE_POOL_TIMEOUT, DEVICE_TIMEOUT},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     sync::{Semaphore, SemaphorePermit},
-    time::{Instant, timeout, timeout_at},
+    time::timeout,
 };
 
 use crate::state::lock;
@@ -59,11 +59,8 @@ impl DevicePool {
     /// 503 if no connection is free within [`DEVICE_POOL_TIMEOUT`], 504 if the device does not
     /// answer within [`DEVICE_TIMEOUT`], 502 if it refuses or breaks the connection.
     pub async fn command(&self, line: Vec<u8>) -> Result<Vec<u8>, Problem> {
-        let latest = Instant::now() + HANDLER_TIMEOUT;
         let _permit = self.permit().await?;
-        // Whoever waited for a connection has less time left for the device.
-        let deadline = latest.min(Instant::now() + DEVICE_TIMEOUT);
-        match timeout_at(deadline, self.exchange(line)).await {
+        match timeout(DEVICE_TIMEOUT, self.exchange(line)).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(error)) => {
                 let detail = format!("the device failed: {error}");

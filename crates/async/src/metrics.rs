@@ -44,13 +44,14 @@ impl Metrics {
 
     /// Everything as Prometheus text.
     #[must_use]
-    pub fn render(&self, store: (u64, u64), outstanding: u64) -> String {
+    pub fn render(&self, store: (u64, u64), outstanding: u64, sink_dropped: u64) -> String {
         // Copies under the locks, formatting outside: writing text takes longer than counting.
         let http = lock(&self.http).clone();
         let mut amqp = lock(&self.amqp).clone();
         let lag = *lock(&self.lag);
         (amqp.store_keys, amqp.store_points) = store;
         amqp.publish_outstanding = outstanding;
+        amqp.sink_dropped = sink_dropped;
         contract::metrics::render(&http, &amqp, &process_metrics(), None, Some(&lag))
     }
 }

@@ -1,46 +1,44 @@
 //! Serves REST: routes, handlers, and what they answer.
 //!
 //! Particular to tasks: a handler is an `async fn`, and the whole lesson is in where it says
-//! `await`. `latest` and `flatten` never do: they run to their end on the loop, and nothing else
-//! runs meanwhile, which is right only because they take microseconds. `events` and
-//! `device/commands` do: while they wait they are data, and the loop serves everyone else.
+//! `await`. `latest` and `flatten` never do once they have their request: they run to their end on
+//! the loop, and nothing else runs meanwhile, which is right only because they take microseconds.
+//! `events` and `device/commands` do: while they wait they are data, and the loop serves everyone
+//! else.
 
+mod body;
 mod connection;
 mod edge;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
-    body::Body,
     extract::{Request, State as Shared},
     http::{HeaderMap, Uri, header},
-    routing::{MethodRouter, any, get, post},
+    routing::{MethodRouter, any, delete, get, post},
 };
-use contract::{Problem, ProblemKind, Reply, Route, routes, shapes::Info};
+use contract::{Problem, ProblemKind, Reply, Route, limits::HANDLER_TIMEOUT, routes, shapes::Info};
 use domain::{
-    readiness,
+    jobs, readiness,
     rest::{self, KeysQuery},
+    series::Query,
 };
-use futures_util::StreamExt;
-use tokio::{
-    net::TcpListener,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
 use crate::{
     amqp::publisher::Publisher,
+    background::jobs::Jobs,
     device::DevicePool,
     metrics::{pids, process_metrics, store_size},
-    shutdown::{Phase, PhaseView},
+    shutdown::PhaseView,
     state::{State, now},
 };
+use body::read_json;
 use edge::{Answer, Failure};
-
-/// How long a client may take to send a body.
-const BODY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
-/// The same once the service is stopping.
-const LAST_CALL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the handlers work with.
 #[derive(Debug)]
@@ -50,9 +48,33 @@ pub struct Api {
     /// Way to the broker.
     pub publisher: Arc<Publisher>,
     /// Way to the device.
-    pub device: DevicePool,
+    pub device: Arc<DevicePool>,
+    /// What goes on in the background for clients.
+    pub jobs: Arc<Jobs>,
     /// Tells when the service stops.
     pub view: PhaseView,
+    /// One permit per request that may be handled at once. A semaphore and not the gauge of the
+    /// metrics, which counts and decides nothing; nobody ever waits for a permit.
+    pub handling: Semaphore,
+}
+
+impl Api {
+    /// What the handlers work with, for the settings of `state`.
+    #[must_use]
+    pub fn new(state: Arc<State>, publisher: Arc<Publisher>, view: PhaseView) -> Self {
+        let settings = &state.config.settings;
+        let device = DevicePool::new(settings.device_addr, settings.device_pool);
+        let device = Arc::new(device);
+        let handling = settings.max_inflight.min(Semaphore::MAX_PERMITS);
+        Self {
+            jobs: Arc::new(Jobs::new(Arc::clone(&device))),
+            handling: Semaphore::new(handling),
+            state,
+            publisher,
+            device,
+            view,
+        }
+    }
 }
 
 /// Serves until [`crate::shutdown::Phase::NoServing`], and then until the last connection is done.
@@ -91,6 +113,10 @@ fn handlers(route: Route) -> MethodRouter<Arc<Api>> {
         Route::DeviceCommands => post(device_commands),
         Route::Keys => get(keys),
         Route::Latest => get(latest),
+        Route::SeriesQuery => post(series_query),
+        Route::Key => delete(forget_key),
+        Route::Jobs => post(start_job),
+        Route::Job => get(show_job).delete(cancel_job),
     };
     handlers
         .options(async move || Answer(Reply::options(route.allow())))
@@ -109,9 +135,9 @@ async fn readyz(Shared(api): Shared<Arc<Api>>) -> Answer {
 async fn metrics(Shared(api): Shared<Arc<Api>>) -> Answer {
     let size = store_size(&api.state.store());
     let outstanding = api.publisher.outstanding();
-    Answer(Reply::prometheus(
-        api.state.metrics.render(size, outstanding),
-    ))
+    let dropped = api.state.sink().dropped();
+    let text = api.state.metrics.render(size, outstanding, dropped);
+    Answer(Reply::prometheus(text))
 }
 
 async fn info(Shared(api): Shared<Arc<Api>>) -> Answer {
@@ -133,6 +159,7 @@ async fn info(Shared(api): Shared<Arc<Api>>) -> Answer {
 
 async fn flatten(Shared(api): Shared<Arc<Api>>, request: Request) -> Result<Answer, Failure> {
     let body = read_json(&api, request).await?;
+    api.state.compute();
     // 64 KiB of JSON take a few hundred microseconds: too little to be worth a thread, and the
     // reason why the limit is not larger.
     Ok(Answer(rest::flatten(&body)?))
@@ -141,6 +168,7 @@ async fn flatten(Shared(api): Shared<Arc<Api>>, request: Request) -> Result<Answ
 async fn events(Shared(api): Shared<Arc<Api>>, request: Request) -> Result<Answer, Failure> {
     let body = read_json(&api, request).await?;
     let event = rest::parse_event(&body)?;
+    // Waits for one thing, the confirm, whose deadline is that of a handler; so it needs none here.
     let message_id = api.publisher.publish_event(&event).await?;
     Ok(Answer(rest::published(message_id)))
 }
@@ -151,7 +179,7 @@ async fn device_commands(
 ) -> Result<Answer, Failure> {
     let body = read_json(&api, request).await?;
     let line = rest::parse_command(&body)?;
-    let reply = api.device.command(line).await?;
+    let reply = in_time(api.device.command(line)).await?;
     Ok(Answer(rest::device_reply(&reply)?))
 }
 
@@ -161,52 +189,64 @@ async fn keys(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Answer, Failure
     Ok(Answer(query.answer(&store, now())))
 }
 
-async fn latest(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Answer, Failure> {
-    // From the path as it stands and not from axum's extractor, which decodes `%61` to `a`: a key
-    // needs no encoding, and the other models see the path undecoded.
-    let (_, key) = routes::find(uri.path()).ok_or_else(routes::not_found)?;
-    let store = api.state.store();
-    Ok(Answer(rest::latest(&store, key, now())?))
+async fn latest(Shared(api): Shared<Arc<Api>>, request: Request) -> Result<Answer, Failure> {
+    let key = parameter(request.uri())?;
+    let reply = rest::latest(&api.state.store(), key, now())?;
+    let known = text(request.headers(), header::IF_NONE_MATCH);
+    Ok(Answer(reply.unless_matched(known)))
 }
 
-/// Reads a JSON body after its head has been found acceptable.
+/// The one handler whose work grows with what is asked: at the largest answer the loop stands still
+/// for milliseconds, and everybody waits. To see it is what the route is for; a service that cared
+/// for its slowest percent would copy the points out and thin them on a thread.
+async fn series_query(Shared(api): Shared<Arc<Api>>, request: Request) -> Result<Answer, Failure> {
+    let body = read_json(&api, request).await?;
+    let query = Query::parse(&body)?;
+    Ok(Answer(query.answer(&api.state.store(), now())))
+}
+
+async fn forget_key(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Answer, Failure> {
+    let key = parameter(&uri)?;
+    Ok(Answer(rest::forget(&mut api.state.store(), key)))
+}
+
+async fn start_job(Shared(api): Shared<Arc<Api>>, request: Request) -> Result<Answer, Failure> {
+    let body = read_json(&api, request).await?;
+    let job = api.jobs.start(&jobs::parse(&body)?)?;
+    Ok(Answer(jobs::started(&job)))
+}
+
+async fn show_job(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Answer, Failure> {
+    let id = jobs::parse_id(parameter(&uri)?)?;
+    Ok(Answer(jobs::shown(&api.jobs.view(id)?)))
+}
+
+async fn cancel_job(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Answer, Failure> {
+    let id = jobs::parse_id(parameter(&uri)?)?;
+    Ok(Answer(jobs::cancelled(&api.jobs.cancel(id)?)))
+}
+
+/// The parameter at the end of a path.
 ///
-/// By hand and not by axum's `Json` extractor, which reads first and refuses afterwards, in words
-/// of its own.
-async fn read_json(api: &Api, request: Request) -> Result<Vec<u8>, Problem> {
-    let limit = api.state.config.settings.body_limit;
-    let (head, body) = request.into_parts();
-    let content_type = text(&head.headers, header::CONTENT_TYPE);
-    let length = text(&head.headers, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    rest::check_head(content_type, length, limit)?;
-    let late = || Problem::new(ProblemKind::RequestTimeout, "the body did not come in time");
-    // In this order, so that a body which is here already sets up nothing else.
-    tokio::select! {
-        biased;
-        body = timeout(BODY_TIMEOUT, read(body, limit)) => body.map_err(|_| late())?,
-        () = last_call(api) => Err(late()),
+/// From the path as it stands and not by axum's extractor, which decodes `%61` to `a`: a key needs
+/// no encoding, and the other models see the path undecoded.
+fn parameter(uri: &Uri) -> Result<&str, Problem> {
+    match routes::find(uri.path()) {
+        Some((_, parameter)) => Ok(parameter),
+        None => Err(routes::not_found()),
     }
 }
 
-/// Waits until the service stops, and then for as long as a body may still take: a client that has
-/// stalled must not use up everybody's grace period.
-async fn last_call(api: &Api) {
-    api.view.clone().reached(Phase::NoServing).await;
-    sleep(LAST_CALL).await;
-}
-
-/// Reads a body, but no more than `limit` bytes: one in chunks declares no length beforehand.
-async fn read(body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
-    let mut chunks = body.into_data_stream();
-    let mut whole = Vec::new();
-    while let Some(chunk) = chunks.next().await {
-        let broken = |_| Problem::new(ProblemKind::BadRequest, "the body broke off");
-        whole.extend_from_slice(&chunk.map_err(broken)?);
-        if whole.len() > limit {
-            return Err(rest::body_too_large(limit));
-        }
-    }
-    Ok(whole)
+/// Gives up a handler that waits for longer than a client should.
+///
+/// What it waits for has deadlines of its own, which say better what was late; this is for what
+/// they add up to. It ends waiting only: a handler that computes is not interrupted by anybody,
+/// since the timer that would do it waits for the loop as well.
+async fn in_time<T>(handler: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    timeout(HANDLER_TIMEOUT, handler).await.unwrap_or_else(|_| {
+        let detail = "the request was not done in time";
+        Err(Problem::new(ProblemKind::HandlerTimeout, detail))
+    })
 }
 
 fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {

@@ -14,19 +14,21 @@ use std::{
     time::Duration,
 };
 
-use contract::settings::{EXIT_BIND, EXIT_CONFIG, EXIT_DROPPED};
+use contract::{
+    limits::JOBS_RUNNING_MAX,
+    settings::{EXIT_BIND, EXIT_CONFIG, EXIT_DROPPED},
+};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
     task::{JoinError, JoinHandle},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
     amqp::{AmqpError, consumer, publisher::Publisher},
-    background,
+    background::{self, jobs::Jobs},
     config::{Config, Flavour},
-    device::DevicePool,
     rest::{self, Api},
     shutdown::{Phase, Phases, Signals},
     state::State,
@@ -111,8 +113,10 @@ fn runtime(config: &Config) -> io::Result<Runtime> {
     };
     builder
         .worker_threads(config.cores)
-        // Only name look-ups block, and one at a time is enough for two connections.
-        .max_blocking_threads(2)
+        // For calls that block: every job, the file sink, and the name look-ups of two connections.
+        // Threads are made when they are needed; this is what they may come to, so that a job never
+        // waits for a thread, and nobody else for a job.
+        .max_blocking_threads(JOBS_RUNNING_MAX + 3)
         .enable_io()
         .enable_time()
         .build()
@@ -122,14 +126,16 @@ fn runtime(config: &Config) -> io::Result<Runtime> {
 struct Running {
     phases: Phases,
     publisher: Arc<Publisher>,
+    jobs: Arc<Jobs>,
     consuming: JoinHandle<Result<(), AmqpError>>,
     publishing: JoinHandle<Result<(), AmqpError>>,
     serving: JoinHandle<()>,
+    flushing: JoinHandle<()>,
 }
 
 async fn serve(config: Config) -> Result<(), ServerError> {
     // First of all, so that a signal during the start is not lost.
-    let mut signals = Signals::listen().map_err(system("catch signals"))?;
+    let signals = Signals::listen().map_err(system("catch signals"))?;
     let listener = bind(config.settings.http_addr).await?;
     let address = listener
         .local_addr()
@@ -138,14 +144,22 @@ async fn serve(config: Config) -> Result<(), ServerError> {
     let mut running = start(&state, listener);
     println!("listening on http://{address}");
     tokio::select! {
-        () = signals.next() => {}
+        () = notice(signals, &state) => {}
         ended = &mut running.consuming => return Err(ended_early(&state, ended)),
         ended = &mut running.publishing => return Err(ended_early(&state, ended)),
         ended = &mut running.serving => return Err(ended_early(&state, ended.map(Ok))),
     }
+    stop(&state, running).await
+}
+
+/// Waits for the first signal, and then until load balancers have noticed that we are not ready any
+/// more; meanwhile everything is served as before.
+async fn notice(mut signals: Signals, state: &State) {
+    signals.next().await;
+    state.flags.set_draining();
     // Beside the drain and not before it: the second signal must be heard while the first is obeyed.
     tokio::spawn(signals.exit_on_next());
-    stop(&state, running).await
+    sleep(Duration::from_secs(state.config.settings.drain_delay_s)).await;
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
@@ -159,15 +173,11 @@ fn start(state: &Arc<State>, listener: TcpListener) -> Running {
     let phases = Phases::new();
     let publisher = Arc::new(Publisher::new(Arc::clone(state)));
     let shared = || (Arc::clone(state), Arc::clone(&publisher));
-    let settings = &state.config.settings;
-    let api = Arc::new(Api {
-        device: DevicePool::new(settings.device_addr, settings.device_pool),
-        state: Arc::clone(state),
-        publisher: Arc::clone(&publisher),
-        view: phases.view(),
-    });
-    // The background tasks end by themselves when the drain begins, and hold nothing that could be
-    // lost, so nobody waits for them.
+    let (of_state, of_publisher) = shared();
+    let api = Arc::new(Api::new(of_state, of_publisher, phases.view()));
+    let jobs = Arc::clone(&api.jobs);
+    // These two end by themselves when the drain begins, and hold nothing that could be lost, so
+    // nobody waits for them.
     tokio::spawn(background::cleanup(Arc::clone(state), phases.view()));
     let (of_state, of_publisher) = shared();
     tokio::spawn(background::broadcast(of_state, of_publisher, phases.view()));
@@ -176,12 +186,15 @@ fn start(state: &Arc<State>, listener: TcpListener) -> Running {
     let (publishes, view) = (Arc::clone(&publisher), phases.view());
     let publishing = tokio::spawn(async move { publishes.run(view).await });
     let serving = tokio::spawn(rest::serve(listener, api, phases.view()));
+    let flushing = tokio::spawn(background::flush(Arc::clone(state), phases.view()));
     Running {
         phases,
         publisher,
+        jobs,
         consuming,
         publishing,
         serving,
+        flushing,
     }
 }
 
@@ -200,24 +213,37 @@ fn ended_early(state: &State, ended: Result<Result<(), AmqpError>, JoinError>) -
     }
 }
 
+/// How far the drain has come, for whoever has to say what was dropped.
+///
+/// Atomics, because the steps may be given up half-way and return nothing.
+#[derive(Debug, Default)]
+struct Progress {
+    consumed: AtomicBool,
+    flushed: AtomicBool,
+}
+
 /// Stops in order: consuming, serving, publishing; each step lets what is under way finish.
 ///
 /// # Errors
 /// [`ServerError::Dropped`] if the grace period ends first.
 async fn stop(state: &State, running: Running) -> Result<(), ServerError> {
     let grace = Duration::from_secs(state.config.settings.grace_s);
-    state.flags.set_draining();
+    // A job may have minutes before it; it was told to be lost with the process.
+    running.jobs.cancel_all();
     // Outlives the steps, which may be dropped half-way.
     let publisher = Arc::clone(&running.publisher);
-    let consumed = AtomicBool::new(false);
-    match timeout(grace, steps(running, &consumed)).await {
+    let progress = Progress::default();
+    match timeout(grace, steps(running, &progress)).await {
         Ok(()) => Ok(()),
         Err(_) => {
             let requests = state.metrics.http(|http| http.inflight);
             let messages = publisher.outstanding();
-            let acks = if consumed.into_inner() { "no" } else { "some" };
+            let left = |done: AtomicBool| if done.into_inner() { "no" } else { "some" };
+            let acks = left(progress.consumed);
+            let lines = left(progress.flushed);
             let what = format!(
-                "{requests} requests, {messages} messages without a confirm, {acks} deliveries without an ack"
+                "{requests} requests, {messages} messages without a confirm, \
+                 {acks} deliveries without an ack, {lines} lines of the sink"
             );
             Err(ServerError::Dropped { grace, what })
         }
@@ -225,18 +251,23 @@ async fn stop(state: &State, running: Running) -> Result<(), ServerError> {
 }
 
 /// The steps, one behind the other.
-async fn steps(running: Running, consumed: &AtomicBool) {
+async fn steps(running: Running, progress: &Progress) {
     let Running {
         phases,
         publisher,
+        jobs: _,
         consuming,
         publishing,
         serving,
+        flushing,
     } = running;
     phases.enter(Phase::NoConsuming);
     note_crash(consuming.await.map(drop));
-    consumed.store(true, Ordering::Relaxed);
+    progress.consumed.store(true, Ordering::Relaxed);
     phases.enter(Phase::NoServing);
+    // Goes on while the requests finish; it has all the events, since none is consumed any more.
+    note_crash(flushing.await);
+    progress.flushed.store(true, Ordering::Relaxed);
     note_crash(serving.await);
     // Requests and replies are done, so nothing new is published, and this ends.
     publisher.drained().await;

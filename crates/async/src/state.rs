@@ -1,4 +1,4 @@
-//! What REST and AMQP share: the store, metrics, readiness flags and ids.
+//! What REST and AMQP share: the store, the sink, metrics, readiness flags and ids.
 //!
 //! Particular to tasks: on one thread only one task runs at a time, and it is interrupted nowhere
 //! but at an `await`. What stands between two `await`s is therefore atomic without any lock; this
@@ -11,15 +11,20 @@
 //! slept with a lock in hand would stop every other task of the thread, for good.
 
 use std::{
+    hint::black_box,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use contract::shapes::{Check, Checks};
-use domain::{Reading, Store, UnixMs, readiness};
+use contract::{
+    Profile,
+    shapes::{Check, Checks},
+};
+use domain::{Reading, Sink, Store, UnixMs, readiness, work};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::{config::Config, metrics::Metrics};
 
@@ -41,6 +46,8 @@ pub struct State {
     /// Not tokio's own mutex either: that one queues tasks across `await`s, which is just what
     /// must not happen here.
     store: Mutex<Store>,
+    /// Apart from the store: whoever reads values has nothing to do with lines for a file.
+    sink: Mutex<Sink>,
 }
 
 impl State {
@@ -55,6 +62,7 @@ impl State {
             ids: Ids::new(),
             started: now(),
             store: Mutex::new(Store::new(bounds)),
+            sink: Mutex::new(Sink::new()),
         }
     }
 
@@ -63,10 +71,51 @@ impl State {
         lock(&self.store)
     }
 
-    /// Makes a reading visible to REST: when this returns, a `GET` sees it (invariant I1).
-    pub fn apply(&self, reading: Reading, now: UnixMs) {
-        self.store().apply(reading, now);
+    /// The lines for the file sink, for as long as the guard lives; never across an `await`.
+    pub fn sink(&self) -> MutexGuard<'_, Sink> {
+        lock(&self.sink)
     }
+
+    /// Takes a reading over: when this returns, a `GET` sees it (invariant I1), and its line waits
+    /// for the sink.
+    pub fn apply(&self, reading: Reading, now: UnixMs) {
+        let settings = &self.config.settings;
+        if settings.sink.is_some() {
+            self.sink().push(&reading, now);
+        }
+        if settings.profile == Profile::Shared {
+            self.store().apply(reading, now);
+        }
+    }
+
+    /// Computes for as long as `--cpu-us` says.
+    ///
+    /// On the loop, and not on a thread where such work belongs: the setting is there to show what
+    /// everybody else waits for when somebody computes in a handler.
+    pub fn compute(&self) {
+        let us = self.config.settings.cpu_us;
+        if us > 0 {
+            burn(Duration::from_micros(us));
+        }
+    }
+}
+
+/// Computes until this thread has used up `share` of processor time.
+///
+/// The thread's clock and not the wall's: work does not become less because the kernel lets
+/// somebody else run in between, and a busy machine is when it matters.
+fn burn(share: Duration) {
+    let until = processor_time() + share;
+    let mut hash = 0;
+    while processor_time() < until {
+        hash = black_box(work::slice(hash));
+    }
+}
+
+/// Processor time that this thread has used so far.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("a thread's time does not run backwards")
 }
 
 /// Takes a lock whether or not a panic happened under it.
@@ -180,6 +229,29 @@ mod tests {
         assert_eq!(flags.checks().amqp, Check::Blocked);
         flags.set_draining();
         assert_eq!(flags.checks().http, Check::Draining);
+    }
+
+    #[test]
+    fn an_event_reaches_the_store_and_the_sink_as_the_settings_say() {
+        for (arguments, keys, lines) in [
+            (&[][..], 1, 0),
+            (&["--sink=/dev/null"], 1, 1),
+            (&["--sink=/dev/null", "--profile=isolated"], 0, 1),
+        ] {
+            let state = State::new(Config::parse(arguments).expect("valid"));
+            let reading = domain::decode(br#"{"key":"s","data":{"t":1}}"#).expect("an event");
+            state.apply(reading, UnixMs(0));
+            assert_eq!(state.store().len(), keys, "{arguments:?}");
+            assert_eq!(state.sink().take().lines, lines, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn computing_takes_as_much_processor_time_as_was_asked_for() {
+        let share = Duration::from_millis(5);
+        let begun = processor_time();
+        burn(share);
+        assert!(processor_time() - begun >= share);
     }
 
     #[test]

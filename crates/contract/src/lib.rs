@@ -6,6 +6,7 @@
 
 pub mod amqp;
 pub mod broker;
+pub mod http1;
 pub mod limits;
 pub mod metrics;
 pub mod problem;

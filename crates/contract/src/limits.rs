@@ -33,3 +33,29 @@ pub const PAGE_DEFAULT: usize = 100;
 pub const PAGE_MAX: usize = 1000;
 /// Seconds between two runs of the `cleanup` task.
 pub const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
+/// Most fields in a series query.
+pub const QUERY_FIELDS_MAX: usize = 100;
+/// Points per field in a series query that names no limit.
+pub const QUERY_POINTS_DEFAULT: usize = 1000;
+/// Largest limit of a series query.
+pub const QUERY_POINTS_MAX: usize = 10_000;
+/// Jobs at work at once; one more is refused with 503.
+pub const JOBS_RUNNING_MAX: usize = 64;
+/// Ended jobs that are remembered; the oldest are forgotten first.
+pub const JOBS_ENDED_MAX: usize = 256;
+/// Longest job.
+pub const JOB_DURATION_MAX: Duration = Duration::from_secs(600);
+/// Largest request head in bytes; a larger one is answered with 431.
+pub const HEAD_LIMIT: usize = 16 * 1024;
+/// How long a client may take to send a request's head.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take to send a request's body.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may stay without a request.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a transiently failed delivery waits before it goes back to the queue.
+pub const REQUEUE_DELAY: Duration = Duration::from_millis(200);
+/// Seconds between two writes of the file sink.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// Lines that wait for the file sink; more are dropped and counted.
+pub const SINK_LINES: usize = 10_000;

@@ -85,6 +85,8 @@ pub enum Task {
     Broadcast,
     /// Drops what has expired.
     Cleanup,
+    /// Writes the file sink.
+    Flush,
 }
 
 /// Metrics of the REST side.
@@ -96,6 +98,8 @@ pub struct HttpMetrics {
     pub duration: Histogram,
     /// Requests being handled.
     pub inflight: u64,
+    /// Connections from clients.
+    pub connections: u64,
 }
 
 impl HttpMetrics {
@@ -129,6 +133,8 @@ pub struct AmqpMetrics {
     pub store_keys: u64,
     /// Points in the store.
     pub store_points: u64,
+    /// Lines that the file sink dropped.
+    pub sink_dropped: u64,
 }
 
 impl AmqpMetrics {
@@ -195,6 +201,7 @@ pub fn render(
     render_amqp(&mut text, amqp);
     render_publishes(&mut text, amqp);
     render_store_and_tasks(&mut text, amqp);
+    render_sink(&mut text, amqp);
     render_process(&mut text, process);
     if let Some(ipc) = ipc {
         histogram(
@@ -240,6 +247,13 @@ fn render_http(text: &mut String, http: &HttpMetrics) {
         "Requests being handled.",
         http.inflight,
     );
+    single(
+        text,
+        "http_connections",
+        "gauge",
+        "Connections from clients.",
+        http.connections,
+    );
 }
 
 fn render_amqp(text: &mut String, amqp: &AmqpMetrics) {
@@ -271,7 +285,7 @@ fn render_amqp(text: &mut String, amqp: &AmqpMetrics) {
         "counter",
         "Settled deliveries.",
     );
-    for settlement in [Settlement::Ok, Settlement::Duplicate, Settlement::Invalid] {
+    for settlement in Settlement::ALL {
         let label = format!(r#"{{outcome="{}"}}"#, settlement.as_str());
         line(
             text,
@@ -347,7 +361,11 @@ fn render_store_and_tasks(text: &mut String, amqp: &AmqpMetrics) {
         "counter",
         "Runs of background tasks.",
     );
-    for (task, name) in [(Task::Broadcast, "broadcast"), (Task::Cleanup, "cleanup")] {
+    for (task, name) in [
+        (Task::Broadcast, "broadcast"),
+        (Task::Cleanup, "cleanup"),
+        (Task::Flush, "flush"),
+    ] {
         let runs = amqp.tasks.get(&task).copied().unwrap_or_default();
         for (ok, count) in [(false, runs[0]), (true, runs[1])] {
             line(
@@ -358,6 +376,12 @@ fn render_store_and_tasks(text: &mut String, amqp: &AmqpMetrics) {
             );
         }
     }
+}
+
+fn render_sink(text: &mut String, amqp: &AmqpMetrics) {
+    let dropped = amqp.sink_dropped;
+    let help = "Lines that the file sink dropped.";
+    single(text, "sink_dropped_total", "counter", help, dropped);
 }
 
 fn render_process(text: &mut String, process: &ProcessMetrics) {

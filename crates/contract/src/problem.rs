@@ -28,18 +28,22 @@ pub enum ProblemKind {
     UnsupportedMediaType,
     /// The body is JSON, but not what the route takes.
     Unprocessable,
+    /// The request's head is longer than the limit.
+    HeadTooLarge,
     /// A bug: caught, logged, and told without details.
     Internal,
     /// The device refused, closed or answered nonsense.
     DeviceFailed,
     /// No connection to the broker, or it blocks publishers, or it refused the message.
     BrokerUnavailable,
-    /// Too many publishes, requests or device commands wait already.
+    /// Too many publishes, requests, jobs or device commands are at work already.
     Overloaded,
     /// The part of the service that owns the store does not answer.
     StoreUnavailable,
     /// The service is stopping.
     Draining,
+    /// A handler was not done in time.
+    HandlerTimeout,
     /// The device did not answer in time.
     DeviceTimeout,
     /// The broker did not confirm in time; the message may have arrived.
@@ -58,13 +62,14 @@ impl ProblemKind {
             Self::BodyTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Unprocessable => 422,
+            Self::HeadTooLarge => 431,
             Self::Internal => 500,
             Self::DeviceFailed => 502,
             Self::BrokerUnavailable
             | Self::Overloaded
             | Self::StoreUnavailable
             | Self::Draining => 503,
-            Self::DeviceTimeout | Self::ConfirmTimeout => 504,
+            Self::HandlerTimeout | Self::DeviceTimeout | Self::ConfirmTimeout => 504,
         }
     }
 
@@ -81,12 +86,14 @@ impl ProblemKind {
             Self::BodyTooLarge => "body-too-large",
             Self::UnsupportedMediaType => "unsupported-media-type",
             Self::Unprocessable => "unprocessable",
+            Self::HeadTooLarge => "head-too-large",
             Self::Internal => "internal",
             Self::DeviceFailed => "device-failed",
             Self::BrokerUnavailable => "broker-unavailable",
             Self::Overloaded => "overloaded",
             Self::StoreUnavailable => "store-unavailable",
             Self::Draining => "draining",
+            Self::HandlerTimeout => "handler-timeout",
             Self::DeviceTimeout => "device-timeout",
             Self::ConfirmTimeout => "confirm-timeout",
         }
@@ -105,12 +112,14 @@ impl ProblemKind {
             Self::BodyTooLarge => "Body too large",
             Self::UnsupportedMediaType => "Unsupported media type",
             Self::Unprocessable => "Unprocessable",
+            Self::HeadTooLarge => "Request head too large",
             Self::Internal => "Internal error",
             Self::DeviceFailed => "Device failed",
             Self::BrokerUnavailable => "Broker unavailable",
             Self::Overloaded => "Overloaded",
             Self::StoreUnavailable => "Store unavailable",
             Self::Draining => "Draining",
+            Self::HandlerTimeout => "Handler timeout",
             Self::DeviceTimeout => "Device timeout",
             Self::ConfirmTimeout => "Confirm timeout",
         }

@@ -12,6 +12,10 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub const PROMETHEUS: &str = "text/plain; version=0.0.4";
 /// Header that carries the request's id in both directions.
 pub const REQUEST_ID: &str = "X-Request-Id";
+/// Header that names the version of what an answer shows.
+pub const ETAG: &str = "ETag";
+/// Header by which a client asks for a version that it does not have yet.
+pub const IF_NONE_MATCH: &str = "If-None-Match";
 
 /// An HTTP answer: the same bytes from every model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,16 +68,40 @@ impl Reply {
         }
     }
 
+    /// An answer without a body.
+    #[must_use]
+    pub const fn empty(status: u16) -> Self {
+        Self {
+            status,
+            content_type: "",
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
     /// An answer without a body that names the allowed methods.
     #[must_use]
     pub fn options(allow: &'static str) -> Self {
-        let headers = vec![("Allow", allow.to_owned())];
-        Self {
-            status: 204,
-            content_type: "",
-            headers,
-            body: Vec::new(),
+        Self::empty(204).with_header("Allow", allow.to_owned())
+    }
+
+    /// The answer to a client that sent `if_none_match`: 304 without the body if it has this
+    /// version already (RFC 9110, section 13.1.2; tags are compared weakly).
+    #[must_use]
+    pub fn unless_matched(self, if_none_match: Option<&str>) -> Self {
+        let mut headers = self.headers.iter();
+        let Some((_, tag)) = headers.find(|(name, _)| *name == ETAG) else {
+            return self;
+        };
+        let wanted = if_none_match.unwrap_or_default().split(',').map(str::trim);
+        let mut wanted = wanted.map(|tag| tag.strip_prefix("W/").unwrap_or(tag));
+        if wanted.any(|wanted| wanted == "*" || wanted == tag) {
+            return Self {
+                headers: self.headers,
+                ..Self::empty(304)
+            };
         }
+        self
     }
 
     /// The problem document of `problem` for the request `request_id`.
@@ -144,6 +172,26 @@ mod tests {
             "r",
         );
         assert_eq!(reply.headers, [("Retry-After", "1".to_owned())]);
+    }
+
+    #[test]
+    fn a_client_that_has_this_version_gets_no_body() {
+        let reply = Reply::json(200, &1).with_header(ETAG, "\"7\"".to_owned());
+        for (given, status) in [
+            (None, 200),
+            (Some(""), 200),
+            (Some("\"8\""), 200),
+            (Some("7"), 200),
+            (Some("\"7\""), 304),
+            (Some("\"8\", W/\"7\""), 304),
+            (Some("*"), 304),
+        ] {
+            let answer = reply.clone().unless_matched(given);
+            assert_eq!(answer.status, status, "{given:?}");
+            assert_eq!(answer.body.is_empty(), status == 304);
+            assert_eq!(answer.headers, reply.headers);
+        }
+        assert_eq!(Reply::json(200, &1).unless_matched(Some("*")).status, 200);
     }
 
     #[test]

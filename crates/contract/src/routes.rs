@@ -28,6 +28,14 @@ pub enum Route {
     Keys,
     /// `GET /api/v1/latest/{key}`: latest values of a key.
     Latest,
+    /// `POST /api/v1/series/query`: series of fields, thinned out on demand.
+    SeriesQuery,
+    /// `DELETE /api/v1/keys/{key}`: forgets a key.
+    Key,
+    /// `POST /api/v1/jobs`: starts a job in the background.
+    Jobs,
+    /// `GET` and `DELETE /api/v1/jobs/{id}`: looks after a job, or cancels it.
+    Job,
 }
 
 /// A request method, as far as the service knows it.
@@ -39,6 +47,8 @@ pub enum Method {
     Head,
     /// `POST`
     Post,
+    /// `DELETE`
+    Delete,
     /// `OPTIONS`: answers what is allowed.
     Options,
     /// Any other.
@@ -53,6 +63,7 @@ impl Method {
             "GET" => Self::Get,
             "HEAD" => Self::Head,
             "POST" => Self::Post,
+            "DELETE" => Self::Delete,
             "OPTIONS" => Self::Options,
             _ => Self::Other,
         }
@@ -65,18 +76,23 @@ impl Method {
             Self::Get => "GET",
             Self::Head => "HEAD",
             Self::Post => "POST",
+            Self::Delete => "DELETE",
             Self::Options => "OPTIONS",
             Self::Other => "OTHER",
         }
     }
 }
 
-/// Prefix of the only path with a parameter.
-const LATEST_PREFIX: &str = "/api/v1/latest/";
+/// Paths that end in a parameter, by what stands before it.
+const WITH_PARAMETER: [(&str, Route); 3] = [
+    ("/api/v1/latest/", Route::Latest),
+    ("/api/v1/keys/", Route::Key),
+    ("/api/v1/jobs/", Route::Job),
+];
 
 impl Route {
     /// Every route.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
@@ -86,6 +102,10 @@ impl Route {
         Self::DeviceCommands,
         Self::Keys,
         Self::Latest,
+        Self::SeriesQuery,
+        Self::Key,
+        Self::Jobs,
+        Self::Job,
     ];
 
     /// Path template, also the label in metrics.
@@ -101,46 +121,65 @@ impl Route {
             Self::DeviceCommands => "/api/v1/device/commands",
             Self::Keys => "/api/v1/keys",
             Self::Latest => "/api/v1/latest/{key}",
+            Self::SeriesQuery => "/api/v1/series/query",
+            Self::Key => "/api/v1/keys/{key}",
+            Self::Jobs => "/api/v1/jobs",
+            Self::Job => "/api/v1/jobs/{id}",
         }
     }
 
-    /// Whether the route takes a JSON body by `POST`; the others are read by `GET` and `HEAD`.
+    /// The methods that the route takes, beside `OPTIONS`, which every route answers.
     #[must_use]
-    pub const fn takes_body(self) -> bool {
-        matches!(self, Self::Flatten | Self::Events | Self::DeviceCommands)
+    pub const fn methods(self) -> &'static [Method] {
+        match self {
+            Self::Flatten
+            | Self::Events
+            | Self::DeviceCommands
+            | Self::SeriesQuery
+            | Self::Jobs => &[Method::Post],
+            Self::Key => &[Method::Delete],
+            Self::Job => &[Method::Get, Method::Head, Method::Delete],
+            Self::Healthz
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Info
+            | Self::Keys
+            | Self::Latest => &[Method::Get, Method::Head],
+        }
     }
 
     /// Value of `Allow`.
     #[must_use]
     pub const fn allow(self) -> &'static str {
-        if self.takes_body() {
-            "POST, OPTIONS"
-        } else {
-            "GET, HEAD, OPTIONS"
+        match self.methods() {
+            [Method::Post] => "POST, OPTIONS",
+            [Method::Delete] => "DELETE, OPTIONS",
+            [_, _, Method::Delete] => "GET, HEAD, DELETE, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
         }
     }
 
     /// Whether the route exists in `profile`.
     #[must_use]
     pub const fn exists_in(self, profile: Profile) -> bool {
-        matches!(profile, Profile::Shared) || !matches!(self, Self::Keys | Self::Latest)
+        let reads_the_store = matches!(
+            self,
+            Self::Keys | Self::Latest | Self::SeriesQuery | Self::Key
+        );
+        matches!(profile, Profile::Shared) || !reads_the_store
     }
 
     /// Whether the route takes `method` itself (`OPTIONS` is answered for every route).
     #[must_use]
-    pub const fn accepts(self, method: Method) -> bool {
-        match method {
-            Method::Get | Method::Head => !self.takes_body(),
-            Method::Post => self.takes_body(),
-            Method::Options | Method::Other => false,
-        }
+    pub fn accepts(self, method: Method) -> bool {
+        self.methods().contains(&method)
     }
 }
 
 /// What a request line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resolution<'a> {
-    /// A route, with the path parameter of [`Route::Latest`] (empty elsewhere).
+    /// A route, with the parameter at the end of its path (empty elsewhere).
     Route(Route, &'a str),
     /// `OPTIONS` on a known path.
     Options(Route),
@@ -151,8 +190,11 @@ pub enum Resolution<'a> {
 /// Finds the route of a path (without its query).
 #[must_use]
 pub fn find(path: &str) -> Option<(Route, &str)> {
-    if let Some(key) = path.strip_prefix(LATEST_PREFIX) {
-        return (!key.is_empty() && !key.contains('/')).then_some((Route::Latest, key));
+    for (prefix, route) in WITH_PARAMETER {
+        if let Some(parameter) = path.strip_prefix(prefix) {
+            let is_one = !parameter.is_empty() && !parameter.contains('/');
+            return is_one.then_some((route, parameter));
+        }
     }
     Route::ALL
         .into_iter()
@@ -167,7 +209,7 @@ pub fn resolve(profile: Profile, method: Method, path: &str) -> Resolution<'_> {
         None => Resolution::Refused(not_found()),
         Some((route, _)) if !route.exists_in(profile) => Resolution::Refused(not_in_profile(route)),
         Some((route, _)) if method == Method::Options => Resolution::Options(route),
-        Some((route, key)) if route.accepts(method) => Resolution::Route(route, key),
+        Some((route, parameter)) if route.accepts(method) => Resolution::Route(route, parameter),
         Some((route, _)) => Resolution::Refused(method_not_allowed(route)),
     }
 }
@@ -200,15 +242,15 @@ mod tests {
     #[test]
     fn every_template_resolves_to_its_route() {
         for route in Route::ALL {
-            let path = route.template().replace("{key}", "k");
-            let method = if route.takes_body() {
-                Method::Post
-            } else {
-                Method::Get
-            };
-            assert!(
-                matches!(resolve(Profile::Shared, method, &path), Resolution::Route(found, _) if found == route)
-            );
+            let path = route.template().replace("{key}", "k").replace("{id}", "1");
+            for method in route.methods() {
+                assert!(
+                    matches!(resolve(Profile::Shared, *method, &path), Resolution::Route(found, _) if found == route)
+                );
+                assert!(route.allow().contains(method.as_str()), "{route:?}");
+            }
+            let listed = route.allow().split(", ").count();
+            assert_eq!(listed, route.methods().len() + 1, "{route:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Settings: every flag is also an environment variable, and the flag wins.
 
-use std::{ffi::OsStr, net::SocketAddr};
+use std::{ffi::OsStr, net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Command, ValueEnum};
 
@@ -115,6 +115,14 @@ pub struct Settings {
     #[arg(long, env = "BC_HTTP_WORKERS", default_value_t = 4, value_name = "N", value_parser = count)]
     pub http_workers: usize,
 
+    /// Connections served at once; one more is answered with 503 and closed
+    #[arg(long, env = "BC_MAX_CONNS", default_value_t = 1024, value_name = "N", value_parser = count)]
+    pub max_conns: usize,
+
+    /// Requests handled at once; one more is answered with 503
+    #[arg(long, env = "BC_MAX_INFLIGHT", default_value_t = 256, value_name = "N", value_parser = count)]
+    pub max_inflight: usize,
+
     /// Largest request body in bytes
     #[arg(
         long,
@@ -140,6 +148,27 @@ pub struct Settings {
     #[arg(long, env = "BC_BROADCAST_S", default_value_t = 5, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..))]
     pub broadcast_s: u64,
+
+    /// File to which every event is appended, off the path of the deliveries; none without it
+    #[arg(long, env = "BC_SINK", value_name = "PATH")]
+    pub sink: Option<PathBuf>,
+
+    /// Microseconds of computation added to each `flatten` and each delivery, to see who waits for it
+    #[arg(long, env = "BC_CPU_US", default_value_t = 0, value_name = "US")]
+    pub cpu_us: u64,
+
+    /// Key whose events fail as if a resource were short, to see deliveries come again
+    #[arg(long, env = "BC_FAULT_KEY", value_name = "KEY")]
+    pub fault_key: Option<String>,
+
+    /// Seconds between "not ready" and the end of serving, for a load balancer to notice
+    #[arg(
+        long,
+        env = "BC_DRAIN_DELAY_S",
+        default_value_t = 0,
+        value_name = "SECONDS"
+    )]
+    pub drain_delay_s: u64,
 
     /// Seconds that a shutdown may take
     #[arg(long, env = "BC_GRACE_S", default_value_t = 10, value_name = "SECONDS",

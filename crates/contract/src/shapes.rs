@@ -41,9 +41,14 @@ pub enum Settlement {
     Duplicate,
     /// Not an event; rejected to the dead-letter queue.
     Invalid,
+    /// Failed for a reason that may pass; goes back to the queue after a while.
+    Transient,
 }
 
 impl Settlement {
+    /// Every settlement.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Duplicate, Self::Invalid, Self::Transient];
+
     /// Label in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -51,6 +56,7 @@ impl Settlement {
             Self::Ok => "ok",
             Self::Duplicate => "duplicate",
             Self::Invalid => "invalid",
+            Self::Transient => "transient",
         }
     }
 }
@@ -89,6 +95,102 @@ pub struct KeysPage {
     /// Value for `after` of the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+}
+
+/// Body of `POST /api/v1/series/query`.
+///
+/// At most two of `start`, `end` and `duration`; what is left out is open, and a duration alone
+/// reaches back from now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesQuery {
+    /// Fields as `key/path`, such as `fridge/temperature/0`; 1 to 100.
+    pub fields: Vec<String>,
+    /// First instant, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// First instant behind the window, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<String>,
+    /// Length of the window in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<f64>,
+    /// Points per field at most, 1 to 10,000; the newest stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Seconds per point: the points of each such interval, counted from the epoch, become their
+    /// mean at the interval's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downsample: Option<f64>,
+}
+
+/// Answer of `POST /api/v1/series/query`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeriesAnswer {
+    /// One series per asked field, in the order of the question.
+    pub series: Vec<Series>,
+}
+
+/// The points of one field.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    /// The field, as asked for.
+    pub field: String,
+    /// Milliseconds since the epoch and value, ascending; empty for an unknown field.
+    pub points: Vec<(u64, f64)>,
+}
+
+/// What a job does until its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Waits.
+    Timer,
+    /// Sends commands to the device, one after another.
+    Io,
+    /// Computes.
+    Cpu,
+    /// Calls something that blocks its thread.
+    Blocking,
+}
+
+/// Body of `POST /api/v1/jobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRequest {
+    /// What the job does.
+    pub kind: JobKind,
+    /// For how long, in milliseconds, 1 to 600,000.
+    pub duration_ms: u64,
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStatus {
+    /// At work.
+    Running,
+    /// Done.
+    Done,
+    /// Could not be done.
+    Failed,
+    /// Cancelled by a client.
+    Cancelled,
+}
+
+/// A job, as `/api/v1/jobs` and `/api/v1/jobs/{id}` show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Id, the last part of its path.
+    pub id: u64,
+    /// What it does.
+    pub kind: JobKind,
+    /// How long it takes, in milliseconds.
+    pub duration_ms: u64,
+    /// Where it stands.
+    pub status: JobStatus,
+    /// Share that is done, 0 to 1.
+    pub progress: f64,
 }
 
 /// State of one part of the service.

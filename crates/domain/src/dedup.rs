@@ -33,9 +33,7 @@ impl Dedup {
         let Some(message_id) = message_id else {
             return true;
         };
-        let mut hasher = DefaultHasher::new();
-        message_id.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = hash(message_id);
         if !self.known.insert(hash) {
             return false;
         }
@@ -47,6 +45,22 @@ impl Dedup {
         }
         true
     }
+
+    /// Takes back that `message_id` was seen: its effect failed, and it will come again.
+    pub fn forget(&mut self, message_id: Option<&str>) {
+        let Some(hash) = message_id.map(hash) else {
+            return;
+        };
+        if self.known.remove(&hash) {
+            self.order.retain(|known| *known != hash);
+        }
+    }
+}
+
+fn hash(message_id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    message_id.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -59,6 +73,17 @@ mod tests {
         assert!(dedup.is_new(Some("a")));
         assert!(!dedup.is_new(Some("a")));
         assert!(dedup.is_new(Some("b")));
+    }
+
+    #[test]
+    fn a_forgotten_id_is_new_again() {
+        let mut dedup = Dedup::new(2);
+        assert!(dedup.is_new(Some("a")));
+        dedup.forget(Some("a"));
+        dedup.forget(Some("never seen"));
+        dedup.forget(None);
+        assert!(dedup.is_new(Some("a")));
+        assert_eq!(dedup.order.len(), 1);
     }
 
     #[test]

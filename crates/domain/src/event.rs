@@ -1,6 +1,7 @@
 //! Decoding of events.
 
 use contract::{limits::MAX_MESSAGE_BYTES, shapes::Event};
+use serde::Serialize;
 
 use crate::{
     flatten::{self, Fields},
@@ -8,7 +9,7 @@ use crate::{
 };
 
 /// An event, decoded and flattened: what the store takes.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reading {
     /// Sensor.
     pub key: String,

@@ -3,6 +3,7 @@
 use contract::{
     Problem, ProblemKind, Reply,
     limits::{PAGE_DEFAULT, PAGE_MAX},
+    reply::ETAG,
     shapes::{DeviceCommand, Event, Published},
 };
 use serde::de::DeserializeOwned;
@@ -107,18 +108,25 @@ pub fn device_reply(line: &[u8]) -> Result<Reply, Problem> {
     }
 }
 
-/// Answers `GET /api/v1/latest/{key}`.
+/// Answers `GET /api/v1/latest/{key}`, with the version in `ETag`; see [`Reply::unless_matched`].
 ///
 /// # Errors
 /// 404 if nothing is known of the key.
 pub fn latest(store: &Store, key: &str, now: UnixMs) -> Result<Reply, Problem> {
-    match store.latest(key, now) {
-        Some(latest) => Ok(Reply::json(200, &latest)),
+    match store.latest(key, now).zip(store.version(key)) {
+        Some((latest, version)) => Ok(Reply::json(200, &latest).with_header(ETAG, version)),
         None => Err(Problem::new(
             ProblemKind::NotFound,
             "nothing is known of this key",
         )),
     }
+}
+
+/// Answers `DELETE /api/v1/keys/{key}`: the key is gone, whether there was one or not.
+#[must_use]
+pub fn forget(store: &mut Store, key: &str) -> Reply {
+    store.remove(key);
+    Reply::empty(204)
 }
 
 /// What `GET /api/v1/keys` asks for.
@@ -187,7 +195,7 @@ fn page_length(value: &str) -> Result<usize, Problem> {
 }
 
 /// Parses a JSON body: 400 for what is no JSON, 422 for JSON of another shape.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Problem::unprocessable("", error.to_string()),
         Category::Syntax if is_nested_too_deeply(&error) => {

@@ -140,6 +140,32 @@ impl Store {
         })
     }
 
+    /// The version of what [`Self::latest`] shows, for `ETag`: the instant is in it because the
+    /// numbers start anew with the service.
+    #[must_use]
+    pub fn version(&self, key: &str) -> Option<String> {
+        let entry = self.keys.get(key)?;
+        Some(format!("\"{:x}-{:x}\"", entry.seq, entry.received.0))
+    }
+
+    /// The points of one field of `key`, oldest first; nothing if the key has expired at `now`.
+    pub fn series(&self, key: &str, field: &str, now: UnixMs) -> impl Iterator<Item = Point> {
+        let entry = self.keys.get(key);
+        let entry = entry.filter(|entry| !self.is_expired(entry, now));
+        let points = entry.and_then(|entry| entry.series.get(field));
+        points.into_iter().flatten().copied()
+    }
+
+    /// Forgets a key; whether there was one.
+    pub fn remove(&mut self, key: &str) -> bool {
+        let Some(entry) = self.keys.remove(key) else {
+            return false;
+        };
+        self.by_age.remove(&entry.seq);
+        self.points -= entry.points();
+        true
+    }
+
     /// Up to `limit` keys with `prefix` behind `after` that have not expired at `now`.
     #[must_use]
     pub fn keys(&self, prefix: &str, after: &str, limit: usize, now: UnixMs) -> KeysPage {
@@ -289,12 +315,17 @@ mod tests {
     proptest! {
         #[test]
         fn the_bounds_hold_and_the_point_count_is_true(
-            events in prop::collection::vec((0..8_u8, 0..20_u64, any::<bool>()), 0..200)
+            events in prop::collection::vec(
+                (0..8_u8, 0..20_u64, any::<bool>(), any::<bool>()), 0..200
+            )
         ) {
             let mut store = Store::new(BOUNDS);
             let mut now = 0;
-            for (key, step, clean) in events {
+            for (key, step, clean, forget) in events {
                 now += step * 100;
+                if forget {
+                    store.remove(&(key / 2).to_string());
+                }
                 store.apply(reading(&key.to_string(), 1.0), UnixMs(now));
                 if clean {
                     store.cleanup(UnixMs(now));

@@ -1,8 +1,14 @@
-//! Runs the tasks that nobody asks for: `broadcast` and `cleanup`.
+//! Runs the tasks that nobody asks for: `broadcast`, `cleanup` and `flush`; and, below it, the jobs
+//! that clients do ask for.
 //!
-//! Particular to processes: they run in the process that owns the store, on one thread; a process
-//! of their own would have to ask for everything that they need.
+//! Particular to processes: they run in the process that owns the store; a process of their own would
+//! have to ask for everything that they need. `broadcast` and `cleanup` never wait and share a thread;
+//! `flush` waits for the disk and has its own.
 //! The ticks are channels, so that one `select!` waits for whichever is next and for the stop.
+
+pub mod jobs;
+pub mod sink;
+pub mod work;
 
 use std::{
     sync::Arc,

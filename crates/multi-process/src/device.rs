@@ -1,10 +1,11 @@
 //! Talks to the device: one line of JSON there, one line back, over a pooled TCP connection.
 //!
-//! Particular to processes: a process that answers one request at a time needs one connection, and
-//! the pool is the sum over the processes. Nothing is locked and nobody waits for a connection,
-//! unless there are fewer connections than processes: then [`Question::Lease`] decides who may have
-//! one, and closes it afterwards, for a connection cannot change its process.
+//! Particular to processes: a connection cannot change its process, so the pool is the sum over the
+//! processes: each has its share ([`Config::device_share`]), and the AMQP process has the rest.
+//! With fewer connections than processes nobody has a share; then [`Question::Lease`] decides who may
+//! open one, and closes it afterwards.
 //!
+//! [`Config::device_share`]: crate::config::Config::device_share
 //! [`Question::Lease`]: crate::ipc::Question::Lease
 
 use std::{
@@ -13,19 +14,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use contract::{Problem, ProblemKind, limits::DEVICE_TIMEOUT};
+use contract::{
+    Problem, ProblemKind,
+    limits::{DEVICE_POOL_TIMEOUT, DEVICE_TIMEOUT},
+};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Longest line that the device may send, in bytes.
 const MAX_LINE: u64 = 64 * 1024;
 
+/// Buffered: a line's end must be looked for, and without a buffer each byte were a system call.
 type Connection = BufReader<TcpStream>;
 
-/// The device, and the connection that is kept from command to command.
-#[derive(Debug)]
-pub struct Device {
+/// This process's connections to the device, made when they are needed.
+///
+/// A channel that holds the free places: waiting for one with a deadline is its `recv_timeout`,
+/// and what guards a place is that it is not in the channel.
+/// A semaphore between the processes themselves (in shared memory, or tokens in a pipe) would lose the
+/// place of a process that is killed.
+pub struct Pool {
     address: SocketAddr,
-    /// Empty before the first command and after a failure.
-    place: Option<Connection>,
+    free: Receiver<Option<Connection>>,
+    give_back: Sender<Option<Connection>>,
 }
 
 /// Why there is no reply.
@@ -37,41 +47,102 @@ enum Failure {
     Failed(io::Error),
 }
 
-impl Device {
-    /// A device that is connected to when the first command comes.
+impl Pool {
+    /// A pool of `size` connections.
     #[must_use]
-    pub const fn new(address: SocketAddr) -> Self {
+    pub fn new(address: SocketAddr, size: usize) -> Self {
+        let (give_back, free) = bounded(size);
+        for _ in 0..size {
+            give_back.send(None).expect("the channel has room for all");
+        }
         Self {
             address,
-            place: None,
+            free,
+            give_back,
         }
     }
 
-    /// Sends one line (without its end) and returns the device's line.
+    /// Whether this process has connections of its own; otherwise it may use [`Pool::command_once`],
+    /// with permission.
+    #[must_use]
+    pub fn has_share(&self) -> bool {
+        self.free.capacity() != Some(0)
+    }
+
+    /// Sends one line (without its end) and returns the device's line, before `deadline`.
+    ///
+    /// # Errors
+    /// 503 without a free connection in time, 502 if the device refuses or closes, 504 if it does
+    /// not answer in time.
+    pub fn command(&self, line: &[u8], deadline: Instant) -> Result<Vec<u8>, Problem> {
+        let mut place = self.take(DEVICE_POOL_TIMEOUT)?;
+        let result = command_on(self.address, &mut place, line, deadline);
+        if result.is_err() {
+            // A late reply would be taken for that of the next command.
+            place = None;
+        }
+        self.put_back(place);
+        result
+    }
+
+    /// Like [`Pool::command`], over a connection that is opened for it and closed behind it.
     ///
     /// # Errors
     /// 502 if the device refuses or closes, 504 if it does not answer in time.
-    pub fn command(&mut self, line: &[u8]) -> Result<Vec<u8>, Problem> {
-        // Put back only after a success: a late reply would be taken for that of the next command.
-        let mut place = self.place.take();
-        let reply = command_on(self.address, &mut place, line).map_err(|error| problem(&error))?;
-        self.place = place;
-        Ok(reply)
+    pub fn command_once(&self, line: &[u8], deadline: Instant) -> Result<Vec<u8>, Problem> {
+        command_on(self.address, &mut None, line, deadline)
     }
 
-    /// Closes the connection, so that another process may open one.
-    pub fn disconnect(&mut self) {
-        self.place = None;
+    /// Lends a place to another process.
+    ///
+    /// # Errors
+    /// 503 without a free place in time.
+    pub fn lend(&self) -> Result<(), Problem> {
+        // The connection in it is closed, or the borrower's would be one too many.
+        self.take(DEVICE_POOL_TIMEOUT).map(drop)
+    }
+
+    /// Takes a lent place back.
+    pub fn take_back(&self) {
+        self.put_back(None);
+    }
+
+    fn take(&self, patience: Duration) -> Result<Option<Connection>, Problem> {
+        self.free.recv_timeout(patience).map_err(|_| {
+            let detail = "every connection to the device is in use";
+            Problem::new(ProblemKind::Overloaded, detail)
+        })
+    }
+
+    fn put_back(&self, place: Option<Connection>) {
+        self.give_back
+            .send(place)
+            .expect("the place was taken from here");
     }
 }
 
 /// One command on the connection in `place`, which is made if there is none.
+///
+/// One deadline for connecting, writing and every read: a device that sends a byte now and then would
+/// never exceed a time-out per call.
 fn command_on(
     address: SocketAddr,
     place: &mut Option<Connection>,
     line: &[u8],
+    deadline: Instant,
+) -> Result<Vec<u8>, Problem> {
+    let devices = Instant::now() + DEVICE_TIMEOUT;
+    let reply = try_command_on(address, place, line, deadline.min(devices));
+    // Whose patience was the shorter one: the device's own, or that of the whole request.
+    reply.map_err(|error| problem(&error, deadline < devices))
+}
+
+fn try_command_on(
+    address: SocketAddr,
+    place: &mut Option<Connection>,
+    line: &[u8],
+    deadline: Instant,
 ) -> io::Result<Vec<u8>> {
-    let deadline = Instant::now() + DEVICE_TIMEOUT;
     if let Some(idle) = place {
         match exchange(idle, line, deadline) {
             Ok(reply) => return Ok(reply),
@@ -148,14 +219,23 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
-fn problem(error: &io::Error) -> Problem {
+/// What the client is told; `of_request` if the whole request's time was over before the device's.
+fn problem(error: &io::Error, of_request: bool) -> Problem {
     // A socket's timeout is reported as `WouldBlock` by Unix.
-    match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Problem::new(
+    let timed_out = matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    );
+    match (timed_out, of_request) {
+        (true, true) => Problem::new(
+            ProblemKind::HandlerTimeout,
+            "waiting for the device took too long",
+        ),
+        (true, false) => Problem::new(
             ProblemKind::DeviceTimeout,
             "the device did not answer in time",
         ),
-        _ => Problem::new(
+        (false, _) => Problem::new(
             ProblemKind::DeviceFailed,
             format!("the device failed: {error}"),
         ),
@@ -185,19 +265,23 @@ mod tests {
         address
     }
 
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(3)
+    }
+
     #[test]
     fn a_connection_that_broke_while_idle_is_replaced_without_anybody_noticing() {
-        let mut device = Device::new(simulator(&[1, 2]));
+        let pool = Pool::new(simulator(&[1, 2]), 1);
         for command in ["{1}", "{2}", "{3}"] {
-            let reply = device.command(command.as_bytes()).expect("answered");
+            let reply = pool.command(command.as_bytes(), soon()).expect("answered");
             assert_eq!(String::from_utf8_lossy(&reply).trim(), command);
         }
     }
 
     #[test]
     fn a_fresh_connection_that_breaks_is_a_failure_of_the_device() {
-        let mut device = Device::new(simulator(&[0]));
-        let problem = device.command(b"{}").expect_err("closed");
+        let pool = Pool::new(simulator(&[0]), 1);
+        let problem = pool.command(b"{}", soon()).expect_err("closed");
         assert_eq!(problem.kind, ProblemKind::DeviceFailed);
     }
 
@@ -206,7 +290,28 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = listener.local_addr().expect("bound");
         drop(listener);
-        let problem = Device::new(address).command(b"{}").expect_err("refused");
+        let problem = Pool::new(address, 0).command_once(b"{}", soon());
+        let problem = problem.expect_err("refused");
         assert_eq!(problem.kind, ProblemKind::DeviceFailed);
+    }
+
+    #[test]
+    fn a_request_whose_time_is_over_does_not_wait_for_the_device() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("free port");
+        let pool = Pool::new(silent.local_addr().expect("bound"), 1);
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let problem = pool.command(b"{}", deadline).expect_err("silent");
+        assert_eq!(problem.kind, ProblemKind::HandlerTimeout);
+    }
+
+    #[test]
+    fn no_more_places_are_lent_than_there_are() {
+        let pool = Pool::new(simulator(&[]), 1);
+        assert!(pool.has_share());
+        pool.lend().expect("a place");
+        let problem = pool.lend().expect_err("none left");
+        assert_eq!(problem.kind, ProblemKind::Overloaded);
+        pool.take_back();
+        pool.lend().expect("a place again");
     }
 }

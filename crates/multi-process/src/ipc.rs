@@ -2,13 +2,16 @@
 //!
 //! Particular to processes: what a lock is to threads and nothing at all to tasks is a round trip
 //! through the kernel here, two system calls and a change of process each way.
-//! So everything is arranged for one `write` and one `read` per turn: a process that answers one
-//! request at a time has nothing else to do while it waits, hence no ids, no multiplexing, and no
-//! thread between the request and the socket; and if several requests have arrived meanwhile, their
-//! questions travel together.
+//! So everything is arranged for one `write` and one `read` per turn: who asks has nothing else to do
+//! while it waits, hence no ids, no multiplexing, and no thread between the request and the socket;
+//! and if several requests have arrived meanwhile, their questions travel together.
+//! Requests that wait at the same time each have a connection of their own, see [`Clients`].
 
 pub mod answers;
+mod clients;
 mod wire;
+
+pub use self::clients::Clients;
 
 use std::{
     io,
@@ -21,7 +24,7 @@ use std::{
 
 use contract::{
     Problem, ProblemKind,
-    limits::{CONFIRM_TIMEOUT, DEVICE_POOL_TIMEOUT},
+    limits::{CONFIRM_TIMEOUT, DEVICE_POOL_TIMEOUT, HANDLER_TIMEOUT},
     metrics::Histogram,
 };
 
@@ -75,6 +78,16 @@ pub enum Question<'a> {
     Latest(&'a str),
     /// A page of keys; the query string, which was checked already.
     Keys(&'a str),
+    /// Series; the request's body, which was checked already.
+    Series(&'a [u8]),
+    /// Forgets a key.
+    Forget(&'a str),
+    /// Starts a job; the request's body, which was checked already.
+    StartJob(&'a [u8]),
+    /// A job as it stands.
+    ShowJob(u64),
+    /// Cancels a job.
+    CancelJob(u64),
     /// Publishes an event, as JSON; answered with its message id after the broker's confirm.
     Publish(&'a [u8]),
     /// State of the AMQP side, and which processes there are.
@@ -85,6 +98,15 @@ pub enum Question<'a> {
     Lease,
     /// Gives it back.
     Release,
+    /// Whether one more client may be connected to the service, beside the so many of this process:
+    /// an AMQP process that is new does not know of them.
+    Enter(u32),
+    /// A client has gone.
+    Leave,
+    /// Whether one more request may be in hand, beyond the share of this process.
+    Begin,
+    /// It is answered; asked on the same connection.
+    End,
 }
 
 impl<'a> Question<'a> {
@@ -94,6 +116,8 @@ impl<'a> Question<'a> {
             Self::Hello(_) => HELLO_PATIENCE,
             Self::Publish(_) => CONFIRM_TIMEOUT + PATIENCE,
             Self::Lease => DEVICE_POOL_TIMEOUT + PATIENCE,
+            // A million points take their time to be written.
+            Self::Series(_) => HANDLER_TIMEOUT,
             _ => PATIENCE,
         }
     }
@@ -107,11 +131,20 @@ impl<'a> Question<'a> {
             Self::Hello(pid) => wire.push(b'H', &[&pid.to_le_bytes()]),
             Self::Latest(key) => wire.push(b'L', &[key.as_bytes()]),
             Self::Keys(query) => wire.push(b'K', &[query.as_bytes()]),
+            Self::Series(query) => wire.push(b'Q', &[query]),
+            Self::Forget(key) => wire.push(b'F', &[key.as_bytes()]),
+            Self::StartJob(request) => wire.push(b'J', &[request]),
+            Self::ShowJob(id) => wire.push(b'j', &[&id.to_le_bytes()]),
+            Self::CancelJob(id) => wire.push(b'x', &[&id.to_le_bytes()]),
             Self::Publish(event) => wire.push(b'P', &[event]),
             Self::Status => wire.push(b'S', &[]),
             Self::Metrics(report) => wire.push(b'M', &[report]),
             Self::Lease => wire.push(b'D', &[]),
             Self::Release => wire.push(b'd', &[]),
+            Self::Enter(own) => wire.push(b'E', &[&own.to_le_bytes()]),
+            Self::Leave => wire.push(b'e', &[]),
+            Self::Begin => wire.push(b'B', &[]),
+            Self::End => wire.push(b'b', &[]),
         }
     }
 
@@ -122,11 +155,20 @@ impl<'a> Question<'a> {
             b'H' => Self::Hello(u32::from_le_bytes(payload.try_into().ok()?)),
             b'L' => Self::Latest(std::str::from_utf8(payload).ok()?),
             b'K' => Self::Keys(std::str::from_utf8(payload).ok()?),
+            b'Q' => Self::Series(payload),
+            b'F' => Self::Forget(std::str::from_utf8(payload).ok()?),
+            b'J' => Self::StartJob(payload),
+            b'j' => Self::ShowJob(u64::from_le_bytes(payload.try_into().ok()?)),
+            b'x' => Self::CancelJob(u64::from_le_bytes(payload.try_into().ok()?)),
             b'P' => Self::Publish(payload),
             b'S' => Self::Status,
             b'M' => Self::Metrics(payload),
             b'D' => Self::Lease,
             b'd' => Self::Release,
+            b'E' => Self::Enter(u32::from_le_bytes(payload.try_into().ok()?)),
+            b'e' => Self::Leave,
+            b'B' => Self::Begin,
+            b'b' => Self::End,
             _ => return None,
         })
     }
@@ -177,6 +219,8 @@ pub struct Client {
     /// No attempt to connect before this: while the AMQP process is away, a question must fail at
     /// once, because the one thread that asks has other requests to serve.
     retry_at: Instant,
+    /// Whether a connection did not last; the others of the process are as old.
+    lost: bool,
     roundtrips: Histogram,
 }
 
@@ -187,13 +231,14 @@ impl Client {
             name: name.to_owned(),
             wire: None,
             retry_at: Instant::now(),
+            lost: false,
             roundtrips: Histogram::default(),
         }
     }
 
-    /// Durations of all round trips so far.
-    pub const fn roundtrips(&self) -> &Histogram {
-        &self.roundtrips
+    /// Durations of the round trips since the last time.
+    pub fn take_roundtrips(&mut self) -> Histogram {
+        std::mem::take(&mut self.roundtrips)
     }
 
     /// Asks and waits for the answer.
@@ -217,7 +262,7 @@ impl Client {
         if let Err(error) = outcome {
             log::debug!("the AMQP process does not answer: {error}");
             // An answer that comes too late would be taken for that of the next question.
-            self.wire = None;
+            self.lost |= self.wire.take().is_some();
             for _ in answered..questions.len() {
                 take(Err(unavailable()));
             }
@@ -286,8 +331,8 @@ fn unavailable() -> Problem {
 
 /// The answering side: what one connection of the AMQP process does for its whole life.
 ///
-/// A thread per connection that blocks in `read`: there are as many as REST processes, a handful,
-/// and the thread that was woken is the one that answers. A poll loop would save their stacks, but
+/// A thread per connection that blocks in `read`: there are as many as REST processes, or as requests
+/// that wait at once, and the thread that was woken is the one that answers. A poll loop would save their stacks, but
 /// let one publish that waits for its confirm delay everybody's reads.
 pub fn answer_all(stream: UnixStream, mut answer: impl FnMut(Question<'_>) -> Answer) {
     let Ok(mut wire) = Wire::new(stream) else {
@@ -327,6 +372,15 @@ mod tests {
             Question::Hello(7),
             Question::Latest("sensor-1"),
             Question::Keys("limit=2"),
+            Question::Series(b"{}"),
+            Question::Forget("sensor-1"),
+            Question::StartJob(b"{}"),
+            Question::ShowJob(1),
+            Question::CancelJob(u64::MAX),
+            Question::Enter(5),
+            Question::Leave,
+            Question::Begin,
+            Question::End,
             Question::Publish(b"{}"),
             Question::Status,
             Question::Metrics(b"{}"),
@@ -366,7 +420,7 @@ mod tests {
         );
         let problem = client.ask(Question::Latest("a")).expect_err("unknown");
         assert_eq!(problem.detail, "nothing is known of this key");
-        assert_eq!(client.roundtrips().count(), 2);
+        assert_eq!(client.take_roundtrips().count(), 2);
         drop(client);
         answering.join().expect("ends with its connection");
     }
@@ -388,7 +442,7 @@ mod tests {
             firsts.push(answer[0]);
         });
         assert_eq!(firsts, b"abcd");
-        assert_eq!(client.roundtrips().count(), 1);
+        assert_eq!(client.take_roundtrips().count(), 1);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //! last report.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +17,7 @@ use contract::metrics::{AmqpMetrics, Histogram, HttpLabels, HttpMetrics, Process
 use domain::process;
 use serde::{Deserialize, Serialize};
 
-use crate::ipc::answers::Figures;
+use crate::{config::Front, ipc::answers::Figures};
 
 /// Counters under a lock: several change together, and atomics would show them torn.
 /// A lock that nobody else wants costs about as much as one atomic addition.
@@ -69,8 +70,10 @@ pub struct Report {
     requests: Vec<(HttpLabels, u64)>,
     /// Durations of these requests.
     duration: Histogram,
-    /// 0 or 1: a process answers one request at a time.
+    /// Requests in hand; not more than one with the library's front.
     inflight: u64,
+    /// Connected clients; with the library's front, which does not say, none.
+    pub connections: u64,
     /// Round trips to the AMQP process.
     pub ipc: Histogram,
 }
@@ -86,6 +89,7 @@ impl Report {
                 .collect(),
             duration: http.duration,
             inflight: http.inflight,
+            connections: http.connections,
             ipc: *ipc,
         }
     }
@@ -100,6 +104,7 @@ impl Report {
         self.requests = requests.into_iter().collect();
         self.duration.merge(&other.duration);
         self.inflight += other.inflight;
+        self.connections += other.connections;
         self.ipc.merge(&other.ipc);
     }
 
@@ -109,16 +114,49 @@ impl Report {
             requests: self.requests.iter().copied().collect(),
             duration: self.duration,
             inflight: self.inflight,
+            connections: self.connections,
         }
+    }
+
+    /// Its process is gone: what was counted stays, what was open has ended.
+    pub const fn leave(&mut self) {
+        self.inflight = 0;
+        self.connections = 0;
     }
 }
 
 /// Renders everything for `/metrics`.
 #[must_use]
-pub fn render(figures: &Figures, pids: &[u32]) -> String {
+pub fn render(figures: &Figures, pids: &[u32], front: Front) -> String {
     let process = of_processes(pids);
-    let ipc = Some(&figures.rest.ipc);
-    contract::metrics::render(&figures.rest.http(), &figures.amqp, &process, ipc, None)
+    let mut http = figures.rest.http();
+    if front == Front::TinyHttp {
+        let processes = figures.rest_pids.iter();
+        http.connections = processes.map(|pid| connections_of(*pid) as u64).sum();
+    }
+    contract::metrics::render(
+        &http,
+        &figures.amqp,
+        &process,
+        Some(&figures.rest.ipc),
+        None,
+    )
+}
+
+/// Client connections of a REST process over the library, which counts them but does not tell: it
+/// duplicates each one's descriptor (one to read, one to write), and nothing else there has a socket
+/// twice.
+pub fn connections_of(pid: u32) -> usize {
+    let mut counts: HashMap<PathBuf, usize> = HashMap::new();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+    let descriptors = descriptors.into_iter().flatten().flatten();
+    for target in descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        let name = target.as_os_str().as_encoded_bytes();
+        if name.starts_with(b"socket:") {
+            *counts.entry(target).or_default() += 1;
+        }
+    }
+    counts.values().filter(|count| **count == 2).count()
 }
 
 /// A process and its children; `None` if the kernel does not say.
@@ -150,6 +188,8 @@ fn of_process(pid: u32) -> Option<ProcessMetrics> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
     use contract::{Method, Route};
 
@@ -168,6 +208,15 @@ mod tests {
         back.merge(&report);
         assert_eq!(back.http().requests[&labels], 2);
         assert_eq!(back.http().duration.count(), 2);
+    }
+
+    #[test]
+    fn a_socket_with_two_descriptors_is_a_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let before = connections_of(std::process::id());
+        let _twin = client.try_clone().expect("duplicates");
+        assert!(connections_of(std::process::id()) > before);
     }
 
     #[test]

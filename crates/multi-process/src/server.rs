@@ -1,7 +1,8 @@
 //! Builds the service, starts it, owns its lifetimes and stops it in order.
 //!
 //! Particular to processes: there is one such function per kind of process, and each runs in a
-//! process of its own: [`supervise`] in p1, [`serve_rest`] in every p2, [`serve_amqp`] in p3.
+//! process of its own: [`supervise`] in p1, [`serve_rest`] in every p2, [`serve_amqp`] in p3, and
+//! [`jobs::run_here`] in those that p3 starts for a while.
 //! What they have in common they have by a socket that was handed down, or not at all.
 //! Nobody orders the stop as a whole: the signal goes to all at once, each finishes what is its own,
 //! and p3 stays until the sockets of the p2s are closed, which the kernel does for them.
@@ -12,25 +13,21 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use contract::{
-    metrics::HttpMetrics,
-    settings::{EXIT_BIND, EXIT_CONFIG, EXIT_DROPPED},
-};
+use contract::settings::{EXIT_BIND, EXIT_CONFIG, EXIT_DROPPED};
 use tiny_http::Server;
 
 use crate::{
     amqp::{consumer, publisher},
-    background,
-    config::{Config, Part, Role},
-    device::Device,
+    background::{self, jobs, sink},
+    config::{self, Config, Part, Role},
     ipc::{Client, answers},
     nudge::Nudge,
-    rest::{self, Worker},
+    rest::{self, api::Api, listener::Front, tiny::Worker},
     shutdown::{Deadline, Fatal, Group, Signals, StopSource, StopToken, stop_pair},
-    state::{Flag, Ids, State},
+    state::{Flag, State},
     supervisor,
 };
 
@@ -75,9 +72,13 @@ impl ServiceError {
 /// [`ServiceError`] says why it ended early.
 pub fn run(config: Config) -> Result<(), ServiceError> {
     let config = Arc::new(config);
-    match &config.part {
-        None => supervise(&config),
-        Some(part) => {
+    match (&config.part, &config.job) {
+        (None, None) => supervise(&config),
+        (None, Some((job, parent))) => {
+            rustix::thread::set_name(c"job").map_err(io::Error::from)?;
+            Ok(jobs::run_here(job, *parent)?)
+        }
+        (Some(part), _) => {
             start_as_child(part)?;
             match part.role {
                 Role::Amqp => serve_amqp(&config, part.supervisor.is_some()),
@@ -92,10 +93,12 @@ pub fn run(config: Config) -> Result<(), ServiceError> {
 /// The line on stdout comes before the children run: a client that connects meanwhile waits in the
 /// backlog and is answered as soon as one of them accepts.
 fn supervise(config: &Config) -> Result<(), ServiceError> {
+    // First of all, and before the line that invites others: whoever has read it may send a signal.
+    let signals = Signals::install(true)?;
     let address = config.settings.http_addr;
     let listener = rest::bind(address).map_err(|error| ServiceError::Bind(address, error))?;
     println!("listening on http://{}", listener.local_addr()?);
-    supervisor::run(config, listener)
+    supervisor::run(config, listener, &signals)
 }
 
 /// What every child does first.
@@ -122,44 +125,93 @@ fn inherited_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A REST process: one worker, and a thread that waits for its signals.
+/// A REST process, with whichever front is configured.
 fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
     // First of all: a signal that comes before its handler ends the process there and then.
     let signals = Signals::install(false)?;
     let listener = TcpListener::from(inherited_socket()?);
+    let api = Arc::new(Api::new(Arc::clone(config)));
+    match config.front {
+        config::Front::TinyHttp => serve_by_library(&api, part, signals, listener),
+        config::Front::Std => serve_by_threads(&api, part, &signals, listener),
+    }
+}
+
+/// One worker, and a thread that waits for the signals.
+fn serve_by_library(
+    api: &Arc<Api>,
+    part: &Part,
+    signals: Signals,
+    listener: TcpListener,
+) -> Result<(), ServiceError> {
     let own = listener.local_addr()?;
     let server = Arc::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
-    // The only two things that two threads of this process share: the flag and the library's queue.
-    let draining = Arc::new(Flag::default());
-    let settings = &config.settings;
+    let stopping = Arc::new(Flag::default());
+    let workers = api.config.settings.http_workers;
     let worker = Worker {
-        config: Arc::clone(config),
+        api: Arc::clone(api),
         server: Arc::clone(&server),
-        draining: Arc::clone(&draining),
+        stopping: Arc::clone(&stopping),
         client: Client::new(&part.ipc_name),
-        device: Device::new(settings.device_addr),
-        nudge: Nudge::new(own, settings.http_workers, OTHER_THREADS),
-        http: HttpMetrics::default(),
-        ids: Ids::new(),
+        nudge: Nudge::new(own, workers, OTHER_THREADS),
         report_due: None,
         accept_ended: false,
     };
-    let grace = Duration::from_secs(settings.grace_s);
+    let api = Arc::clone(api);
+    let mut nudge = Nudge::new(own, workers, OTHER_THREADS);
     // The worker sleeps in the library's queue, which no signal wakes, or waits for a client or the
     // device, who know nothing of our grace period; this thread does both.
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             let _ = signals.wait_for_stop();
-            draining.set(true);
+            api.draining.set(true);
+            let closing = Instant::now() + api.config.drain_delay();
+            // The worker may be waiting for the device, and does not look now.
+            nudge.look();
+            thread::sleep(closing.saturating_duration_since(Instant::now()));
+            stopping.set(true);
             server.unblock();
-            thread::sleep(grace);
+            thread::sleep(Duration::from_secs(api.config.settings.grace_s));
             let error = ServiceError::Dropped("the request in hand".to_owned());
             eprintln!("error: {error}");
             std::process::exit(error.exit_code().into());
         })?;
     // Threads of the library may still sit in `read` on idle connections; the exit ends them.
     Ok(worker.run()?)
+}
+
+/// A thread per connection, one that accepts and one that reports; this one waits for the signals.
+fn serve_by_threads(
+    api: &Arc<Api>,
+    part: &Part,
+    signals: &Signals,
+    listener: TcpListener,
+) -> Result<(), ServiceError> {
+    let front = Arc::new(Front::new(Arc::clone(api), &part.ipc_name));
+    let reporting = Arc::clone(&front);
+    thread::Builder::new()
+        .name("report".to_owned())
+        .spawn(move || reporting.report_all())?;
+    let accepting = Arc::clone(&front);
+    thread::Builder::new()
+        .name("accept".to_owned())
+        .spawn(move || accepting.accept_all(&listener))?;
+
+    signals.wait_for_stop()?;
+    api.draining.set(true);
+    thread::sleep(api.config.drain_delay());
+    // Neither of the two threads is waited for: `accept` of a socket that is shared with others cannot
+    // be woken here, and whoever is accepted now is told nothing, as if he had come a moment later.
+    front.open.close();
+    let late = front
+        .open
+        .wait_until_gone(Duration::from_secs(api.config.settings.grace_s));
+    front.report();
+    match late {
+        0 => Ok(()),
+        late => Err(ServiceError::Dropped(format!("{late} requests in hand"))),
+    }
 }
 
 /// The AMQP process: owner of the store, and of everything that the broker sees.
@@ -181,16 +233,22 @@ fn serve_amqp(config: &Arc<Config>, supervised: bool) -> Result<(), ServiceError
     // Each with a stop of its own, because they end one after the other.
     let consumer = Running::start("consumer", &state, consumer::run)?;
     let timers = Running::start("timers", &state, background::run)?;
+    let flush = Running::start("flush", &state, sink::run)?;
     let publisher = Running::start("publisher", &state, move |state, stop| {
         publisher::run(state, &inbox, stop)
     })?;
 
     signals.wait_for_stop()?;
+    state.flags.draining.set(true);
+    // Not ready, but at work: whoever sends clients here needs a while to notice.
+    thread::sleep(config.drain_delay());
     // From here on there is one deadline for everything, and each step gets what is left of it.
     let deadline = Deadline::after(Duration::from_secs(config.settings.grace_s));
-    state.flags.draining.set(true);
+    state.jobs.close();
     let mut late = consumer.stop(deadline);
     late.extend(timers.stop(deadline));
+    // Behind the consumer, whose last events are written as well.
+    late.extend(flush.stop(deadline));
     // The REST processes were told to stop as well; what they still have in hand may be published.
     // Detached ones know nothing of this and are not waited for.
     let patience = deadline.left() - deadline.left() / RESERVE;

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,9 @@ use domain::{Store, readiness::amqp_check};
 
 use crate::{
     amqp::publisher::Outbox,
+    background::{jobs::Jobs, sink::FileSink},
     config::Config,
+    device::Pool,
     metrics::{Metrics, Report},
     shutdown::Alarm,
 };
@@ -91,8 +93,14 @@ pub struct State {
     pub metrics: Metrics,
     /// Way to the publisher.
     pub outbox: Outbox,
-    /// Connections to the device, if there are fewer than REST processes.
-    pub leases: Leases,
+    /// The connections to the device that the REST processes have not.
+    pub devices: Pool,
+    /// Requests that may be in hand beyond the shares of the REST processes.
+    pub in_flight: Places,
+    /// What runs in the background for clients.
+    pub jobs: Jobs,
+    /// The file that events are appended to.
+    pub sink: FileSink,
     /// The REST processes and their figures.
     pub siblings: Siblings,
     /// Stops the process.
@@ -111,7 +119,10 @@ impl State {
             flags: Flags::default(),
             metrics: Metrics::default(),
             outbox,
-            leases: Leases::new(settings.device_pool),
+            devices: Pool::new(settings.device_addr, config.device_rest()),
+            in_flight: Places::new(config.inflight_rest()),
+            jobs: Jobs::default(),
+            sink: FileSink::new(settings.sink.clone()),
             siblings: Siblings::default(),
             alarm,
             ids: Ids::new(),
@@ -142,14 +153,15 @@ impl State {
         amqp_check(consuming, publishing, flags.blocked.is_up())
     }
 
-    /// Every process of the service, for `/info`: the supervisor if there is one, this one, and the
-    /// REST processes.
+    /// Every process of the service, for `/info`: the supervisor if there is one, this one, the REST
+    /// processes, and those of jobs.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         let part = self.config.part.as_ref();
         let supervisor = part.and_then(|part| u32::try_from(part.supervisor?).ok());
         let own = supervisor.into_iter().chain([std::process::id()]);
-        own.chain(self.siblings.pids()).collect()
+        let own = own.chain(self.siblings.pids());
+        own.chain(self.jobs.pids()).collect()
     }
 
     /// What the service says of itself in a broadcast.
@@ -195,6 +207,32 @@ impl Ids {
     }
 }
 
+/// Places that are taken or not, and never waited for.
+///
+/// An atomic and not a mutex: a single number that nothing else depends on.
+#[derive(Debug)]
+pub struct Places(AtomicUsize);
+
+impl Places {
+    /// So many free places.
+    const fn new(count: usize) -> Self {
+        Self(AtomicUsize::new(count))
+    }
+
+    /// Takes a place; whether there was one.
+    pub fn take(&self) -> bool {
+        let one_less = |free: usize| free.checked_sub(1);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_ok()
+    }
+
+    /// Gives a place back.
+    pub fn give_back(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The REST processes, by pid, with the figures that they reported last.
 ///
 /// A map under a lock with a condition variable: who stops waits for a condition on the whole map
@@ -213,6 +251,8 @@ struct Sibling {
     connections: usize,
     /// Its totals, not what was new: a lost report loses nothing.
     report: Report,
+    /// Clients that it asked for; `None` before its first word on them.
+    clients: Option<u64>,
 }
 
 impl Siblings {
@@ -225,13 +265,44 @@ impl Siblings {
     pub fn left(&self, pid: u32) {
         if let Some(sibling) = self.lock().get_mut(&pid) {
             sibling.connections -= 1;
+            if sibling.connections == 0 {
+                sibling.clients = None;
+                sibling.report.leave();
+            }
         }
         self.changed.notify_all();
     }
 
     /// Takes the figures of process `pid`, which replace its earlier ones.
+    ///
+    /// Its clients are taken from there only if nothing is known of them, which is so behind a crash
+    /// of this process; otherwise what was counted here is newer.
     pub fn report(&self, pid: u32, report: Report) {
-        self.lock().entry(pid).or_default().report = report;
+        let mut known = self.lock();
+        let sibling = known.entry(pid).or_default();
+        sibling.clients.get_or_insert(report.connections);
+        sibling.report = report;
+    }
+
+    /// Counts a client of process `pid`, which says that it has `own` others, unless all processes
+    /// together have `limit` already.
+    pub fn client_came(&self, pid: u32, own: u32, limit: usize) -> bool {
+        let mut known = self.lock();
+        let clients = &mut known.entry(pid).or_default().clients;
+        clients.get_or_insert(own.into());
+        let clients: u64 = known.values().filter_map(|it| it.clients).sum();
+        let has_room = clients < limit as u64;
+        if has_room && let Some(clients) = &mut known.entry(pid).or_default().clients {
+            *clients += 1;
+        }
+        has_room
+    }
+
+    /// Counts a client of process `pid` out.
+    pub fn client_left(&self, pid: u32) {
+        if let Some(clients) = self.lock().entry(pid).or_default().clients.as_mut() {
+            *clients = clients.saturating_sub(1);
+        }
     }
 
     /// Pids of the connected processes.
@@ -270,45 +341,6 @@ impl Siblings {
     }
 }
 
-/// Permissions to hold a connection to the device: a counting semaphore.
-///
-/// Made of a mutex and a condition variable, because the standard library has none. A semaphore
-/// between the processes themselves (in shared memory, or tokens in a pipe) would lose the permission
-/// of a process that is killed; here its socket is closed with it, and the thread at the other end
-/// gives back what it held.
-#[derive(Debug)]
-pub struct Leases {
-    free: Mutex<usize>,
-    returned: Condvar,
-}
-
-impl Leases {
-    fn new(count: usize) -> Self {
-        Self {
-            free: Mutex::new(count),
-            returned: Condvar::new(),
-        }
-    }
-
-    /// Takes a permission, waiting up to `patience`; says whether there was one.
-    pub fn take(&self, patience: Duration) -> bool {
-        let free = self.free.lock().expect("no panic while held");
-        let (mut free, _) = self
-            .returned
-            .wait_timeout_while(free, patience, |free| *free == 0)
-            .expect("no panic while held");
-        let granted = *free > 0;
-        *free -= usize::from(granted);
-        granted
-    }
-
-    /// Gives a permission back.
-    pub fn give_back(&self) {
-        *self.free.lock().expect("no panic while held") += 1;
-        self.returned.notify_one();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,11 +375,43 @@ mod tests {
     }
 
     #[test]
-    fn no_more_leases_are_out_than_there_are() {
-        let leases = Leases::new(1);
-        assert!(leases.take(Duration::ZERO));
-        assert!(!leases.take(Duration::from_millis(1)));
-        leases.give_back();
-        assert!(leases.take(Duration::ZERO));
+    fn no_more_places_are_taken_than_there_are() {
+        let places = Places::new(1);
+        assert!(places.take());
+        assert!(!places.take());
+        places.give_back();
+        assert!(places.take());
+    }
+
+    #[test]
+    fn the_clients_of_all_processes_are_counted_together() {
+        let siblings = Siblings::default();
+        siblings.joined(7);
+        siblings.joined(8);
+        assert!(siblings.client_came(7, 0, 2) && siblings.client_came(8, 0, 2));
+        assert!(!siblings.client_came(7, 1, 2));
+        siblings.client_left(8);
+        assert!(siblings.client_came(7, 1, 2));
+        siblings.left(7);
+        assert!(
+            siblings.client_came(8, 0, 1),
+            "the clients of 7 went with it"
+        );
+    }
+
+    #[test]
+    fn a_new_owner_learns_how_many_clients_there_are() {
+        let siblings = Siblings::default();
+        siblings.joined(7);
+        let mut report = Report::default();
+        report.connections = 2;
+        siblings.report(7, report.clone());
+        assert!(!siblings.client_came(7, 2, 2));
+        // Later ones are older than what was counted meanwhile.
+        report.connections = 0;
+        siblings.report(7, report);
+        assert!(!siblings.client_came(7, 2, 2));
+        siblings.joined(8);
+        assert!(!siblings.client_came(8, 1, 3), "2 of one, 1 of the other");
     }
 }

@@ -5,7 +5,7 @@
 //! new one. No thread and no task can be ended and begun anew like that.
 
 use std::{
-    io,
+    fs, io,
     net::TcpListener,
     os::{
         fd::OwnedFd,
@@ -15,6 +15,7 @@ use std::{
         },
     },
     process::{Child, Command, ExitStatus, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -31,6 +32,9 @@ use crate::{
 
 /// A child that lived this long was healthy: the next crash starts again from the shortest delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+/// Time for a child to get as far as handling signals, and between two looks.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+const START_STEP: Duration = Duration::from_millis(1);
 /// The supervisor's own time on top of the children's grace, so that they can tell what they dropped.
 const MARGIN: Duration = Duration::from_millis(500);
 
@@ -41,8 +45,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// If a child cannot be started, says that waiting will not help, or had to be killed.
-pub fn run(config: &Config, http: TcpListener) -> Result<(), ServiceError> {
-    let signals = Signals::install(true)?;
+pub fn run(config: &Config, http: TcpListener, signals: &Signals) -> Result<(), ServiceError> {
     let name = ipc::unique_name();
     let ipc = ipc::bind(&name)?;
     let mut family = Family::start(config, Sockets { http, ipc, name })?;
@@ -50,8 +53,8 @@ pub fn run(config: &Config, http: TcpListener) -> Result<(), ServiceError> {
         family.announce();
         return Ok(());
     }
-    let outcome = family.watch(&signals);
-    outcome.and(family.stop(Duration::from_secs(config.settings.grace_s), &signals))
+    let outcome = family.watch(signals);
+    outcome.and(family.stop(signals))
 }
 
 /// The listening sockets, bound once and handed down.
@@ -211,22 +214,32 @@ impl<'a> Family<'a> {
 
     /// Ends every child: SIGTERM to all, which work out their order among themselves (the AMQP
     /// process stays until the REST processes are gone), then SIGKILL to what is left.
-    fn stop(self, grace: Duration, signals: &Signals) -> Result<(), ServiceError> {
+    ///
+    /// Told at once and stopped later: from the signal on they say that they are not ready, and each
+    /// goes on serving for the drain delay, which a load balancer needs to notice.
+    fn stop(self, signals: &Signals) -> Result<(), ServiceError> {
         let Self {
+            config,
             sockets,
             mut members,
             ..
         } = self;
+        members.iter().for_each(Member::await_handler);
+        signal_all(&members, Signal::TERM);
+        let mut failed = Vec::new();
+        let closing = Deadline::after(config.drain_delay());
+        wait_for_all(&mut members, &mut failed, closing, signals);
         // Whoever comes now is refused and does not wait in vain; the socket is shared, so this ends
         // `accept` in every REST process at once, and they finish what they have.
         let _ = rustix::net::shutdown(&sockets.http, rustix::net::Shutdown::Both);
         drop(sockets);
-        signal_all(&members, Signal::TERM);
-        let deadline = Deadline::after(grace + MARGIN);
-        let mut failed = Vec::new();
-        while reap(&mut members, &mut failed) > 0 && !deadline.left().is_zero() {
-            signals.wait_until(Some(deadline.at()));
-        }
+        let grace = Duration::from_secs(config.settings.grace_s);
+        wait_for_all(
+            &mut members,
+            &mut failed,
+            Deadline::after(grace + MARGIN),
+            signals,
+        );
         for member in members.iter().filter(|member| member.process.is_some()) {
             failed.push(format!("the {} process was killed", member.role.as_str()));
         }
@@ -236,6 +249,18 @@ impl<'a> Family<'a> {
         } else {
             Err(ServiceError::Dropped(failed.join(", ")))
         }
+    }
+}
+
+/// Waits until all children have ended, or until the deadline.
+fn wait_for_all(
+    members: &mut [Member],
+    failed: &mut Vec<String>,
+    deadline: Deadline,
+    signals: &Signals,
+) {
+    while reap(members, failed) > 0 && !deadline.left().is_zero() {
+        signals.wait_until(Some(deadline.at()));
     }
 }
 
@@ -257,6 +282,14 @@ fn reap(members: &mut [Member], failed: &mut Vec<String>) -> usize {
         .count()
 }
 
+/// Whether a process handles `signal`, by the text of its `/proc/<pid>/status`.
+fn handles(status: &str, signal: Signal) -> bool {
+    let mut lines = status.lines();
+    let caught = lines.find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    caught.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 /// Sends a signal to every child.
 fn signal_all(members: &[Member], signal: Signal) {
     for process in members.iter().filter_map(|member| member.process.as_ref()) {
@@ -266,6 +299,22 @@ fn signal_all(members: &[Member], signal: Signal) {
 }
 
 impl Member {
+    /// Waits for a child that has just been started to handle signals: one that comes before would end
+    /// it there and then, with the clients that wait in the listener's backlog.
+    ///
+    /// It takes some milliseconds, once, and nothing tells of it but the kernel's table.
+    fn await_handler(&self) {
+        let Some(process) = &self.process else { return };
+        let path = format!("/proc/{}/status", process.id());
+        let deadline = Deadline::after(START_PATIENCE);
+        while let Ok(status) = fs::read_to_string(&path)
+            && !handles(&status, Signal::TERM)
+            && !deadline.left().is_zero()
+        {
+            thread::sleep(START_STEP);
+        }
+    }
+
     /// The status of the child if it has ended since the last look.
     fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         let Some(process) = &mut self.process else {
@@ -298,8 +347,8 @@ impl Member {
     }
 }
 
-/// Ties this child to its supervisor: the kernel sends SIGTERM when the supervisor is gone, however
-/// it went, so that no orphan is ever left.
+/// Ties this child to its supervisor (or a job to the process that wants it): the kernel sends SIGTERM
+/// when that one is gone, however it went, so that no orphan is ever left.
 ///
 /// The signal is armed from here on only; the supervisor may have died a moment before, which
 /// the pid of the parent tells. (SIGTERM and not SIGKILL: a child in full flight still has acks to
@@ -313,6 +362,21 @@ pub fn tie_to(supervisor: i32) -> io::Result<()> {
     if parent == supervisor {
         Ok(())
     } else {
-        Err(io::Error::other("the supervisor is gone"))
+        Err(io::Error::other("whoever started this process is gone"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_which_signals_a_process_handles() {
+        let status = "Name:\tx\nSigIgn:\t0000000000004000\nSigCgt:\t0000000180004002\n";
+        assert!(handles(status, Signal::TERM) && handles(status, Signal::INT));
+        assert!(!handles(status, Signal::HUP));
+        assert!(!handles("", Signal::TERM));
+        let own = fs::read_to_string("/proc/self/status").expect("Linux");
+        assert!(!handles(&own, Signal::TERM));
     }
 }

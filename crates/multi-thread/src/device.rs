@@ -1,7 +1,7 @@
 //! Talks to the device: one line of JSON there, one line back, over a pooled TCP connection.
 //!
-//! Particular to threads: a worker that waits for the device waits for nothing else; so many
-//! commands run at once as there are workers, or connections if these are fewer.
+//! Particular to threads: who waits for the device waits for nothing else; so many commands run at
+//! once as there are workers and jobs, or connections if these are fewer.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -55,17 +55,24 @@ impl Pool {
         }
     }
 
-    /// Sends one line (without its end) and returns the device's line.
+    /// Sends one line (without its end) and returns the device's line, before `deadline`.
+    ///
+    /// The deadline is a handler's own: nobody can take a thread out of a system call, so each of
+    /// its waits has to end in time by itself.
     ///
     /// # Errors
     /// 503 without a free connection in time, 502 if the device refuses or closes, 504 if it does
     /// not answer in time.
-    pub fn command(&self, line: &[u8]) -> Result<Vec<u8>, Problem> {
-        let Ok(mut place) = self.free.recv_timeout(DEVICE_POOL_TIMEOUT) else {
+    pub fn command(&self, line: &[u8], deadline: Instant) -> Result<Vec<u8>, Problem> {
+        let patience = deadline.min(Instant::now() + DEVICE_POOL_TIMEOUT);
+        let Ok(mut place) = self.free.recv_deadline(patience) else {
             let detail = "every connection to the device is busy";
             return Err(Problem::new(ProblemKind::Overloaded, detail));
         };
-        let result = self.command_on(&mut place, line);
+        // One deadline for connecting, writing and every read: a device that sends a byte now and
+        // then would never exceed a time-out per call.
+        let patience = deadline.min(Instant::now() + DEVICE_TIMEOUT);
+        let result = command_on(&mut place, self.address, line, patience);
         if result.is_err() {
             // A late reply would be taken for that of the next command.
             place = None;
@@ -73,28 +80,30 @@ impl Pool {
         self.give_back
             .send(place)
             .expect("the place was taken from here");
-        result.map_err(|error| problem(&error))
+        result.map_err(|error| problem(&error, deadline))
     }
+}
 
-    /// One command on the connection in `place`, which is made if there is none.
-    fn command_on(&self, place: &mut Option<Connection>, line: &[u8]) -> io::Result<Vec<u8>> {
-        // One deadline for connecting, writing and every read: a device that sends a byte now and
-        // then would never exceed a time-out per call.
-        let deadline = Instant::now() + DEVICE_TIMEOUT;
-        if let Some(idle) = place {
-            match exchange(idle, line, deadline) {
-                Ok(reply) => return Ok(reply),
-                Err(Failure::Failed(error)) => return Err(error),
-                Err(Failure::Closed(error)) => log::debug!("the device had closed: {error}"),
-            }
+/// One command on the connection in `place`, which is made if there is none.
+fn command_on(
+    place: &mut Option<Connection>,
+    address: SocketAddr,
+    line: &[u8],
+    deadline: Instant,
+) -> io::Result<Vec<u8>> {
+    if let Some(idle) = place {
+        match exchange(idle, line, deadline) {
+            Ok(reply) => return Ok(reply),
+            Err(Failure::Failed(error)) => return Err(error),
+            Err(Failure::Closed(error)) => log::debug!("the device had closed: {error}"),
         }
-        let stream = TcpStream::connect_timeout(&self.address, remaining(deadline)?)?;
-        stream.set_nodelay(true)?;
-        let fresh = place.insert(BufReader::new(stream));
-        exchange(fresh, line, deadline).map_err(|failure| match failure {
-            Failure::Closed(error) | Failure::Failed(error) => error,
-        })
     }
+    let stream = TcpStream::connect_timeout(&address, remaining(deadline)?)?;
+    stream.set_nodelay(true)?;
+    let fresh = place.insert(BufReader::new(stream));
+    exchange(fresh, line, deadline).map_err(|failure| match failure {
+        Failure::Closed(error) | Failure::Failed(error) => error,
+    })
 }
 
 /// One line there and one back.
@@ -159,17 +168,45 @@ fn remaining(deadline: Instant) -> io::Result<Duration> {
     }
 }
 
-/// What the client is told.
-fn problem(error: &io::Error) -> Problem {
+/// What the client is told, whose handler had time until `deadline`.
+fn problem(error: &io::Error, deadline: Instant) -> Problem {
     // A socket's timeout is reported as `WouldBlock` by Unix.
     match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Problem::new(
-            ProblemKind::DeviceTimeout,
-            "the device did not answer in time",
-        ),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+            let kind = if Instant::now() < deadline {
+                ProblemKind::DeviceTimeout
+            } else {
+                ProblemKind::HandlerTimeout
+            };
+            Problem::new(kind, "the device did not answer in time")
+        }
         _ => Problem::new(
             ProblemKind::DeviceFailed,
             format!("the device failed: {error}"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_silent_device_is_told_from_a_handler_whose_time_is_over() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let pool = Pool::new(silent.local_addr().expect("bound"), 1);
+        let kind = |deadline| {
+            let refused = pool.command(b"{}", deadline).expect_err("silent");
+            refused.kind
+        };
+        let now = Instant::now();
+        let short = now + Duration::from_millis(50);
+        assert_eq!(kind(short), ProblemKind::HandlerTimeout);
+        assert_eq!(kind(now + 2 * DEVICE_TIMEOUT), ProblemKind::DeviceTimeout);
+        let busy = pool.free.recv().expect("a place");
+        let short = Instant::now() + Duration::from_millis(50);
+        assert_eq!(kind(short), ProblemKind::Overloaded);
+        pool.give_back.send(busy).expect("room");
     }
 }

@@ -24,10 +24,7 @@ fn main() -> ExitCode {
             return EXIT_CONFIG.into();
         }
     };
-    // The library logs the end of its listener as an error; we hear of it anyway.
-    env_logger::Builder::new()
-        .parse_filters(&format!("{},tiny_http=off", config.settings.log))
-        .init();
+    config.start_logger();
     match server::Server::start(config).and_then(server::Server::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -6,15 +6,20 @@
 
 use std::{
     fs,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, MutexGuard},
 };
 
 use contract::metrics::{AmqpMetrics, HttpMetrics, ProcessMetrics, Role};
 
-use crate::state::State;
+use crate::{
+    config::{Config, HttpFront},
+    state::{State, lock},
+};
+
+/// Slots for threads whose number changes; a thread per connection would be a slot per connection,
+/// and a scrape would have to look into a thousand. Sixteen threads of a thousand rarely meet in
+/// one.
+const SHARED_SLOTS: usize = 16;
 
 /// A mutex on cache lines of its own.
 ///
@@ -25,50 +30,43 @@ use crate::state::State;
 pub struct Slot<T>(Mutex<T>);
 
 impl<T> Slot<T> {
-    /// Locks the slot. Counters are valid after every step, so a panic of another holder (which
-    /// poisons the mutex) changes nothing.
+    /// Locks the slot.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What one REST worker counts.
-#[derive(Debug, Default)]
-pub struct HttpSlot {
-    /// Its requests and their durations.
-    pub counts: Slot<HttpMetrics>,
-    busy: AtomicBool,
-}
-
-impl HttpSlot {
-    /// Notes whether the worker has a request in hand.
-    /// `Relaxed`: a gauge orders nothing.
-    pub fn set_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::Relaxed);
+        lock(&self.0)
     }
 }
 
 /// All slots.
 #[derive(Debug)]
 pub struct Metrics {
-    /// One per REST worker.
-    pub http: Box<[HttpSlot]>,
-    /// What the timers' thread counts.
+    /// One per REST worker, or [`SHARED_SLOTS`] for the threads of connections.
+    http: Box<[Slot<HttpMetrics>]>,
+    /// What the threads of the background tasks count.
     pub timers: Slot<AmqpMetrics>,
     consumer: Slot<AmqpMetrics>,
     publisher: Slot<AmqpMetrics>,
 }
 
 impl Metrics {
-    /// Slots for so many REST workers.
+    /// Slots for whoever writes under `config`.
     #[must_use]
-    pub fn new(http_workers: usize) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let slots = match config.front {
+            HttpFront::TinyHttp => config.settings.http_workers,
+            HttpFront::Std => SHARED_SLOTS,
+        };
         Self {
-            http: (0..http_workers).map(|_| HttpSlot::default()).collect(),
+            http: (0..slots).map(|_| Slot::default()).collect(),
             timers: Slot::default(),
             consumer: Slot::default(),
             publisher: Slot::default(),
         }
+    }
+
+    /// Where a REST worker counts, by its number.
+    #[must_use]
+    pub fn http(&self, worker: usize) -> &Slot<HttpMetrics> {
+        &self.http[worker % self.http.len()]
     }
 
     /// The slot of one side of AMQP.
@@ -81,15 +79,14 @@ impl Metrics {
     }
 
     /// Sum over the REST workers.
-    fn http(&self) -> HttpMetrics {
+    fn all_http(&self) -> HttpMetrics {
         let mut sum = HttpMetrics::default();
         for slot in &self.http {
-            let counts = slot.counts.lock();
+            let counts = slot.lock();
             for (labels, count) in &counts.requests {
                 *sum.requests.entry(*labels).or_default() += count;
             }
             sum.duration.merge(&counts.duration);
-            sum.inflight += u64::from(slot.busy.load(Ordering::Relaxed));
         }
         sum
     }
@@ -117,7 +114,13 @@ pub fn render(state: &State) -> String {
     amqp.store_keys = store.len() as u64;
     amqp.store_points = store.points() as u64;
     drop(store);
-    contract::metrics::render(&state.metrics.http(), &amqp, &process(), None, None)
+    amqp.sink_dropped = state.sink().dropped();
+    let http = HttpMetrics {
+        inflight: state.inflight.taken() as u64,
+        connections: state.connections.taken() as u64,
+        ..state.metrics.all_http()
+    };
+    contract::metrics::render(&http, &amqp, &process(), None, None)
 }
 
 /// What the kernel says of this process; zeros where it says nothing.

@@ -6,21 +6,20 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use contract::settings::{EXIT_BIND, EXIT_CONFIG, EXIT_DROPPED};
-use tiny_http::Server as HttpServer;
 
 use crate::{
     amqp::{consumer, publisher},
     background,
     config::Config,
-    nudge,
-    rest::{self, Worker},
-    shutdown::{self, Fatal, Group, StopSource, Waiter, stop_pair},
+    rest::{self, Front},
+    shutdown::{self, Fatal, Part, StopToken, Waiter},
     state::State,
 };
 
@@ -53,28 +52,16 @@ impl ServiceError {
     }
 }
 
-/// A group of threads and what stops it.
-///
-/// Every part has a token of its own, because the parts stop one after the other.
-struct Part {
-    threads: Group,
-    stop: StopSource,
-}
-
 /// The running service.
 pub struct Server {
     state: Arc<State>,
     waiter: Waiter,
-    /// The HTTP library's handle, for waking its waiting workers.
-    http: Arc<HttpServer>,
-    /// A second descriptor of the listener that the library owns, for closing it under it.
-    listener: TcpListener,
     consumer: Part,
     publisher: Part,
     timers: Part,
-    nudge: Part,
-    /// The workers wait in the library and not in a `select!`, so they have no token.
-    rest: Group,
+    /// Only with a file sink.
+    flush: Option<Part>,
+    front: Front,
 }
 
 impl Server {
@@ -89,45 +76,30 @@ impl Server {
         let (waiter, alarm) = shutdown::install()?;
         let (outbox, inbox) = publisher::mailbox();
         let state = Arc::new(State::new(Arc::new(config), outbox, alarm));
-        let http = HttpServer::from_listener(listener.try_clone()?, None);
-        let http = Arc::new(http.map_err(io::Error::other)?);
-        let (watch, seen) = nudge::watch();
-        let watch = Arc::new(watch);
 
         // The consumers of work first, so that nothing is handed over to a part that is not there.
         let publisher = part("publisher", &state, move |state, stop| {
             publisher::run(state, &inbox, stop);
         })?;
+        let sink = state.config.settings.sink.clone();
+        let flush = sink.map(|path| {
+            part("flush", &state, |state, stop| {
+                background::flush(state, path, stop);
+            })
+        });
+        let flush = flush.transpose()?;
         let consumer = part("consumer", &state, consumer::run)?;
         let timers = part("timers", &state, background::run)?;
-        let mut rest = Group::default();
-        for number in 0..state.config.settings.http_workers {
-            let worker = Worker {
-                state: Arc::clone(&state),
-                server: Arc::clone(&http),
-                watch: Arc::clone(&watch),
-                number,
-                ids: 0,
-            };
-            rest.spawn(format!("rest-{number}"), || worker.run())?;
-        }
-        let ballast = nudge::settle(&watch, own)?;
-        let nudge = part("nudge", &state, move |state, stop| {
-            // The ballast lies where the nudging is: both end together.
-            let _ballast = ballast;
-            nudge::run(state, &watch, &seen, own, stop);
-        })?;
+        let front = Front::start(&state, listener)?;
         println!("listening on http://{own}");
         Ok(Self {
             state,
             waiter,
-            http,
-            listener,
             consumer,
             publisher,
             timers,
-            nudge,
-            rest,
+            flush,
+            front,
         })
     }
 
@@ -138,47 +110,45 @@ impl Server {
     /// grace period was too short.
     pub fn run(self) -> Result<(), ServiceError> {
         self.waiter.wait();
-        let grace = self.state.config.settings.grace_s;
-        let end = Instant::now() + Duration::from_secs(grace);
-        // A tenth is kept for the confirms, should somebody before them use up his time.
-        let deadline = end - Duration::from_secs(grace) / 10;
         self.state.flags.draining.set(true);
+        let settings = &self.state.config.settings;
+        if self.state.alarm.reason().is_none() {
+            // Everything goes on meanwhile, in the other threads. A second signal ends this sleep
+            // too: its handler ends the process, whatever its threads are doing.
+            thread::sleep(Duration::from_secs(settings.drain_delay_s));
+        }
+        let grace = settings.grace_s;
+        let end = Instant::now() + Duration::from_secs(grace);
+        // Each stage leaves time for those behind it, should it use up its own: a broker that has
+        // fallen silent must not cost the clients their answers, nor a slow client the confirms.
+        let tenth = Duration::from_secs(grace) / 10;
         let mut late = Vec::new();
 
         // No more deliveries; those here are finished, and acknowledged by closing in order.
-        drop((self.consumer.stop, self.timers.stop, self.nudge.stop));
-        for threads in [
-            self.consumer.threads,
-            self.timers.threads,
-            self.nudge.threads,
-        ] {
-            late.extend(threads.wait(deadline).err().into_iter().flatten());
+        self.state.jobs.cancel_all();
+        for threads in [self.consumer.stop(), self.timers.stop()] {
+            late.extend(threads.wait(end - 4 * tenth));
         }
-        // No more connections: the library would stop accepting only when it is dropped, so its
-        // listener is shut down under it. Then each worker is woken once, behind what is queued.
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        for _ in 0..self.state.config.settings.http_workers {
-            self.http.unblock();
+        // No more connections; requests that are here are answered.
+        late.extend(self.front.stop(end - tenth));
+        // Nobody brings events or publishes any more: write the last lines, await the confirms.
+        let flush = self.flush.map(Part::stop);
+        let publisher = self.publisher.stop();
+        for threads in flush.into_iter().chain([publisher]) {
+            late.extend(threads.wait(end));
         }
-        late.extend(self.rest.wait(deadline).err().into_iter().flatten());
-        // Nobody publishes any more: await the confirms.
-        drop(self.publisher.stop);
-        late.extend(self.publisher.threads.wait(end).err().into_iter().flatten());
         report(self.state.alarm.reason(), grace, &late)
     }
 }
 
-/// Starts a part that consists of a single thread.
+/// Starts a part that works on the state.
 fn part(
     name: &str,
     state: &Arc<State>,
-    work: impl FnOnce(&Arc<State>, &shutdown::StopToken) + Send + 'static,
+    work: impl FnOnce(&Arc<State>, &StopToken) + Send + 'static,
 ) -> io::Result<Part> {
-    let (stop, token) = stop_pair();
-    let mut threads = Group::default();
     let state = Arc::clone(state);
-    threads.spawn(name, move || work(&state, &token))?;
-    Ok(Part { threads, stop })
+    Part::start(name, move |stop| work(&state, stop))
 }
 
 /// How it ended.
@@ -202,6 +172,7 @@ fn dropped_by(thread: &str) -> String {
         "consumer" => "acks (the broker delivers again)".into(),
         "publisher" => "publishes without a confirm".into(),
         "timers" => "a background task".into(),
+        "flush" => "lines for the sink".into(),
         other => format!("the request of {other}"),
     }
 }

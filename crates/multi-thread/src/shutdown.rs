@@ -14,7 +14,7 @@ use std::{
 use contract::settings::EXIT_SECOND_SIGNAL;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGINT, SIGTERM, SIGXFSZ},
     flag,
     iterator::{Handle, Signals},
 };
@@ -116,6 +116,17 @@ pub fn install() -> std::io::Result<(Waiter, Alarm)> {
     Ok((Waiter { signals }, alarm))
 }
 
+/// Lets a write beyond the largest file that the process may have fail like one to a full disk.
+///
+/// By default the kernel ends the process with a signal instead. Catching it is enough; nobody
+/// looks at the flag.
+///
+/// # Errors
+/// If the system refuses the handler.
+pub fn outlive_the_size_limit() -> std::io::Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
+}
+
 impl Waiter {
     /// Blocks until a signal arrives or the alarm is raised.
     pub fn wait(mut self) {
@@ -164,26 +175,64 @@ impl Group {
         Ok(())
     }
 
-    /// Waits until all have ended.
-    ///
-    /// # Errors
-    /// The names of those that had not at the deadline; they are left behind.
-    pub fn wait(self, deadline: Instant) -> Result<(), Vec<String>> {
+    /// Waits until all have ended; returns the names of those that had not at the deadline, which
+    /// are left behind.
+    #[must_use]
+    pub fn wait(self, deadline: Instant) -> Vec<String> {
         drop(self.alive);
         if self.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Disconnected) {
-            return Ok(());
+            return Vec::new();
         }
         let late = self
             .threads
             .into_iter()
             .filter(|(_, thread)| !thread.is_finished());
-        Err(late.map(|(name, _)| name).collect())
+        late.map(|(name, _)| name).collect()
+    }
+}
+
+/// A thread of the service with what stops it.
+///
+/// Every part has a token of its own, because the parts stop one after the other.
+pub struct Part {
+    threads: Group,
+    stop: StopSource,
+}
+
+impl Part {
+    /// Starts a part.
+    ///
+    /// # Errors
+    /// If the system has no room for another thread.
+    pub fn start(
+        name: &str,
+        work: impl FnOnce(&StopToken) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (stop, token) = stop_pair();
+        let mut threads = Group::default();
+        threads.spawn(name, move || work(&token))?;
+        Ok(Self { threads, stop })
+    }
+
+    /// Tells it to stop; what is left is to wait for it.
+    #[must_use]
+    pub fn stop(self) -> Group {
+        drop(self.stop);
+        self.threads
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_ends_when_it_is_told_to() {
+        let sleep = |stop: &StopToken| stop.sleep(Duration::from_secs(60));
+        let part = Part::start("part", sleep).expect("room for a thread");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        assert!(part.stop().wait(deadline).is_empty());
+    }
 
     #[test]
     fn a_token_wakes_everybody_when_its_source_is_dropped() {
@@ -197,7 +246,7 @@ mod tests {
         }
         drop(source);
         let deadline = Instant::now() + Duration::from_secs(10);
-        assert_eq!(group.wait(deadline), Ok(()));
+        assert!(group.wait(deadline).is_empty());
         assert!(token.is_stopped());
     }
 
@@ -209,6 +258,6 @@ mod tests {
         group.spawn("slow", sleep).expect("room for a thread");
         group.spawn("quick", || {}).expect("room for a thread");
         let deadline = Instant::now() + Duration::from_millis(100);
-        assert_eq!(group.wait(deadline), Err(vec!["slow".to_owned()]));
+        assert_eq!(group.wait(deadline), ["slow"]);
     }
 }

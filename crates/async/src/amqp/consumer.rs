@@ -1,4 +1,4 @@
-//! Ingests events: decodes, makes visible, acks, replies.
+//! Ingests events: decodes, makes visible, acks or gives back, replies.
 //!
 //! Particular to tasks: the handler is a plain function call between two `await`s, on the very
 //! thread that answers REST, so a delivery crosses no queue of ours and wakes nobody. The other
@@ -13,7 +13,7 @@ use std::{
 
 use contract::{
     amqp::{HEADER_SENT_NS, INGEST_QUEUE},
-    limits::{ACK_DELAY, CONNECT_TIMEOUT, REMEMBERED_IDS},
+    limits::{ACK_DELAY, CONNECT_TIMEOUT, REMEMBERED_IDS, REQUEUE_DELAY},
     metrics::Role,
     shapes::{Settled, Settlement},
 };
@@ -26,7 +26,7 @@ use lapin::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions,
         BasicRejectOptions,
     },
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, DeliveryTag, FieldTable},
 };
 use tokio::{
     task::yield_now,
@@ -107,11 +107,11 @@ impl Ingest {
                 }
             };
             tokio::select! {
-                // In the order of the source and not at random: the drain first, and an ack that is
-                // due before more deliveries, or a steady stream could put it off.
+                // In the order of the source and not at random: the drain first, and what is due
+                // before more deliveries, or a steady stream could put it off.
                 biased;
                 () = view.reached(Phase::NoConsuming) => break,
-                () = due_or_never => self.ack_if_due(channel)?,
+                () = due_or_never => self.do_what_is_due(channel)?,
                 item = consumer.next() => self.burst(channel, &mut consumer, item).await?,
             }
         }
@@ -159,35 +159,55 @@ impl Ingest {
         Ok(())
     }
 
-    /// Makes a delivery's effect visible, then acks or rejects it, then replies.
+    /// Makes a delivery's effect visible, then acks or rejects it, then replies; or holds it back.
     async fn settle(&mut self, channel: &Channel, delivery: Delivery) -> Result<(), AmqpError> {
-        let handled = panic::catch_unwind(AssertUnwindSafe(|| self.handle(&delivery)));
-        let Ok(settlement) = handled else {
-            // A panic is our bug and may pass: the broker delivers again, at most three times.
-            log::error!("the handler of a delivery panicked; it is put back");
-            return reject(channel, &delivery, true);
-        };
+        let settlement = self.attempt(&delivery, Self::handle);
+        let now = Instant::now();
         match settlement {
             Settlement::Invalid => {
-                reject(channel, &delivery, false)?;
-                let count = |amqp: &mut contract::metrics::AmqpMetrics| amqp.settled(settlement, 1);
-                self.state.metrics.amqp(count);
+                reject(channel, delivery.delivery_tag, false)?;
+                self.count(settlement);
             }
             Settlement::Ok | Settlement::Duplicate => {
                 self.unacked[usize::from(settlement == Settlement::Duplicate)] += 1;
-                if let Some(full) = self.batcher.settled(delivery.delivery_tag, Instant::now()) {
+                if let Some(full) = self.batcher.settled(delivery.delivery_tag, now) {
                     self.ack(channel, full)?;
                 }
+            }
+            Settlement::Transient => {
+                // An entry in the batcher and not a task that sleeps: giving back must come from
+                // the channel that the delivery came on, and stop when that is gone.
+                let until = now + REQUEUE_DELAY;
+                if let Some(before) = self.batcher.hold(delivery.delivery_tag, until) {
+                    self.ack(channel, before)?;
+                }
+                // No reply: nothing has become of it yet.
+                return Ok(());
             }
         }
         self.reply(delivery, settlement).await;
         Ok(())
     }
 
+    /// Applies a delivery by `apply`; a panic in there may pass, and is no reason to stop ingesting.
+    fn attempt(
+        &mut self,
+        delivery: &Delivery,
+        apply: impl FnOnce(&mut Self, &Delivery) -> Settlement,
+    ) -> Settlement {
+        let applied = panic::catch_unwind(AssertUnwindSafe(|| apply(self, delivery)));
+        applied.unwrap_or_else(|_| {
+            log::error!("the handler of a delivery panicked; it is given back");
+            // Or its next delivery would pass for a duplicate, and be acked without an effect.
+            self.dedup.forget(message_id(delivery));
+            Settlement::Transient
+        })
+    }
+
     /// Decodes and applies a delivery; when this returns, REST sees its effect (invariant I1).
     fn handle(&mut self, delivery: &Delivery) -> Settlement {
+        self.state.compute();
         let now = SystemTime::now();
-        let properties = &delivery.properties;
         let reading = match domain::decode(&delivery.data) {
             Ok(reading) => reading,
             Err(error) => {
@@ -196,14 +216,15 @@ impl Ingest {
                 return Settlement::Invalid;
             }
         };
-        let message_id = properties.message_id().as_ref().map(|id| id.as_str());
-        if !self.dedup.is_new(message_id) {
+        if self.state.config.settings.fault_key.as_ref() == Some(&reading.key) {
+            self.observe(delivery, None);
+            return Settlement::Transient;
+        }
+        if !self.dedup.is_new(message_id(delivery)) {
             self.observe(delivery, None);
             return Settlement::Duplicate;
         }
-        if self.state.config.settings.profile == contract::Profile::Shared {
-            self.state.apply(reading, UnixMs::from_system(now));
-        }
+        self.state.apply(reading, UnixMs::from_system(now));
         self.observe(delivery, end_to_end_s(sent_ns(delivery), now));
         Settlement::Ok
     }
@@ -222,9 +243,8 @@ impl Ingest {
         let Some(reply_to) = properties.reply_to().clone() else {
             return;
         };
-        let message_id = properties.message_id().as_ref();
         let settled = Settled {
-            message_id: message_id.map_or_else(String::new, |id| id.as_str().to_owned()),
+            message_id: message_id(&delivery).unwrap_or_default().to_owned(),
             outcome,
         };
         let body = serde_json::to_vec(&settled).expect("two strings serialise");
@@ -232,16 +252,34 @@ impl Ingest {
         self.publisher.reply(reply_to, correlation_id, body).await;
     }
 
-    fn ack_if_due(&mut self, channel: &Channel) -> Result<(), AmqpError> {
-        match self.batcher.take_due(Instant::now()) {
-            Some(ack) => self.ack(channel, ack),
-            None => Ok(()),
+    /// Sends the ack that is due, and gives back what was held back for long enough.
+    fn do_what_is_due(&mut self, channel: &Channel) -> Result<(), AmqpError> {
+        let now = Instant::now();
+        if let Some(ack) = self.batcher.take_due(now) {
+            self.ack(channel, ack)?;
         }
+        self.give_back(channel, now)
+    }
+
+    /// Gives back what was to be held back until `now` at the latest.
+    ///
+    /// The broker counts each return, and after the fourth delivery the event is a dead letter.
+    fn give_back(&mut self, channel: &Channel, now: Instant) -> Result<(), AmqpError> {
+        while let Some(delivery_tag) = self.batcher.take_released(now) {
+            reject(channel, delivery_tag, true)?;
+            self.count(Settlement::Transient);
+        }
+        Ok(())
+    }
+
+    fn count(&self, settlement: Settlement) {
+        self.state.metrics.amqp(|amqp| amqp.settled(settlement, 1));
     }
 
     /// Hands an ack to the connection and counts what it covers.
     fn ack(&mut self, channel: &Channel, ack: Ack) -> Result<(), AmqpError> {
-        let options = BasicAckOptions { multiple: true };
+        let multiple = ack.multiple;
+        let options = BasicAckOptions { multiple };
         // Polled once and then dropped: the first poll queues the frame, and the rest would only
         // wait for it to be written. If the connection breaks, the stream says so, and the broker
         // delivers again what it got no ack for; waiting would change nothing but our pace.
@@ -272,10 +310,12 @@ impl Ingest {
             Ok(())
         });
         let finished = settled.await.unwrap_or(Err(AmqpError::Ended));
-        match self.batcher.flush() {
-            Some(ack) => self.ack(channel, ack).and(finished),
-            None => finished,
+        if let Some(ack) = self.batcher.flush() {
+            self.ack(channel, ack)?;
         }
+        // Another instance may have what is missing here, so this does not wait for its time.
+        self.give_back(channel, Instant::now() + REQUEUE_DELAY)?;
+        finished
     }
 }
 
@@ -293,9 +333,9 @@ fn delivered(item: Option<lapin::Result<Delivery>>) -> Result<Delivery, AmqpErro
 }
 
 /// Rejects a delivery: to the dead-letter queue, or back into its queue if `requeue`.
-fn reject(channel: &Channel, delivery: &Delivery, requeue: bool) -> Result<(), AmqpError> {
+fn reject(channel: &Channel, delivery_tag: DeliveryTag, requeue: bool) -> Result<(), AmqpError> {
     let options = BasicRejectOptions { requeue };
-    let handed_over = channel.basic_reject(delivery.delivery_tag, options);
+    let handed_over = channel.basic_reject(delivery_tag, options);
     told("reject", handed_over.now_or_never())
 }
 
@@ -307,11 +347,65 @@ fn told(what: &'static str, polled: Option<lapin::Result<()>>) -> Result<(), Amq
     }
 }
 
+fn message_id(delivery: &Delivery) -> Option<&str> {
+    let id = delivery.properties.message_id().as_ref();
+    id.map(|id| id.as_str())
+}
+
 /// The publisher's clock, from the header `x-sent-ns`.
 fn sent_ns(delivery: &Delivery) -> Option<i64> {
     let headers = delivery.properties.headers().as_ref()?;
     match headers.inner().get(HEADER_SENT_NS)? {
         AMQPValue::LongLongInt(ns) => Some(*ns),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use lapin::BasicProperties;
+
+    fn ingest(arguments: &[&str]) -> Ingest {
+        let config = Config::parse(arguments).expect("valid");
+        let state = Arc::new(State::new(config));
+        Ingest::new(Arc::clone(&state), Arc::new(Publisher::new(state)))
+    }
+
+    fn delivery(key: &str) -> Delivery {
+        let body = format!(r#"{{"key":"{key}","data":{{"t":1}}}}"#);
+        let mut delivery = Delivery::mock(1, "".into(), key.into(), false, body.into_bytes());
+        delivery.properties = BasicProperties::default().with_message_id("m-1".into());
+        delivery
+    }
+
+    #[test]
+    fn a_panic_puts_the_delivery_off_and_its_next_attempt_is_no_duplicate() {
+        let mut ingest = ingest(&[]);
+        let delivery = delivery("s");
+        let panics = |ingest: &mut Ingest, delivery: &Delivery| -> Settlement {
+            assert!(ingest.dedup.is_new(message_id(delivery)));
+            panic!("a bug");
+        };
+        let first = ingest.attempt(&delivery, panics);
+        assert_eq!(first, Settlement::Transient);
+        let second = ingest.attempt(&delivery, Ingest::handle);
+        assert_eq!(second, Settlement::Ok);
+        let third = ingest.attempt(&delivery, Ingest::handle);
+        assert_eq!(third, Settlement::Duplicate);
+        assert_eq!(ingest.state.store().len(), 1);
+    }
+
+    #[test]
+    fn the_fault_key_fails_each_time_and_leaves_nothing_behind() {
+        let mut ingest = ingest(&["--fault-key=bad"]);
+        for _ in 0..4 {
+            let settlement = ingest.attempt(&delivery("bad"), Ingest::handle);
+            assert_eq!(settlement, Settlement::Transient);
+        }
+        assert!(ingest.state.store().is_empty());
+        let other = ingest.attempt(&delivery("good"), Ingest::handle);
+        assert_eq!(other, Settlement::Ok);
     }
 }

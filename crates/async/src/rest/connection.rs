@@ -4,99 +4,125 @@
 //! clients are no burden and need no pool. `axum::serve` would do the same, but has neither a
 //! limit of connections nor a deadline for a client that sends its head byte by byte.
 
-use std::{
-    convert::Infallible,
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, http::Request, response::Response};
+use contract::limits::HEAD_LIMIT;
 use hyper::{
-    rt::{Read, ReadBufCursor, Write},
+    body::Incoming,
     server::conn::http1,
-    service::service_fn,
+    service::{Service, service_fn},
 };
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyper_util::service::TowerToHyperService;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{Instant, Sleep, sleep, sleep_until},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
 };
 
-use super::{Api, edge};
+use super::{
+    Api, edge,
+    stream::{Activity, PatientStream},
+};
 use crate::shutdown::{Phase, PhaseView};
 
-/// Connections at once; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: u32 = 1024;
-/// Longest request head in bytes; a longer one is answered 431.
-const MAX_HEAD: usize = 16 * 1024;
-/// How long a client may take for a head once it has begun.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may stay idle between requests.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections beyond the limit that are told so at once; further ones are closed without a word.
+const REFUSALS: usize = 64;
 /// Pause after a failed accept, such as for want of descriptors: trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until [`Phase::NoServing`], then waits until every connection is done.
 pub async fn accept_all(listener: TcpListener, api: Arc<Api>, router: Router, mut view: PhaseView) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    // As many as can be awaited in one go at the end; nobody has so many descriptors.
+    let most = u32::try_from(api.state.config.settings.max_conns).unwrap_or(u32::MAX);
+    let places = Arc::new(Semaphore::new(most as usize));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     loop {
-        // A place first and then the connection: the other way round, a client would be accepted
-        // and left without an answer instead of waiting where the kernel keeps it.
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            accepted = accepted => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = view.reached(Phase::NoServing) => break,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let serving = serve_one(stream, Arc::clone(&api), router.clone(), view.clone());
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(place);
-                });
-            }
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 log::warn!("cannot accept: {error}");
                 sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        let (api, view) = (Arc::clone(&api), view.clone());
+        // Never waited for: a client that is one too many would sit in the kernel's queue for as
+        // long as others please, and take a silent service for a dead one.
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            tokio::spawn(serve_one(stream, api, router.clone(), view, place));
+        } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+            tokio::spawn(refuse_one(stream, api, view, place));
         }
     }
     // New clients are refused from here on, so that a proxy turns to another instance.
     drop(listener);
     // All places free: every connection is done.
-    let _done = places.acquire_many(MAX_CONNECTIONS).await;
+    let _done = places.acquire_many(most).await;
 }
 
-/// Serves one connection until it ends; at [`Phase::NoServing`] the request under way is the last.
-async fn serve_one(stream: TcpStream, api: Arc<Api>, router: Router, mut view: PhaseView) {
-    // hyper writes an answer at once, so this changes little; but a large answer's last segment
-    // would wait for the client's delayed ACK. A socket that refuses it still serves.
-    let _ = stream.set_nodelay(true);
-    let busy = Arc::new(AtomicBool::new(false));
-    let stream = PatientStream::new(stream, Arc::clone(&busy));
+/// Serves one connection until it ends.
+async fn serve_one(
+    stream: TcpStream,
+    api: Arc<Api>,
+    router: Router,
+    view: PhaseView,
+    place: OwnedSemaphorePermit,
+) {
+    let _guest = Guest::enter(Arc::clone(&api), place);
+    let activity = Arc::<Activity>::default();
+    let stream = PatientStream::new(stream, Arc::clone(&activity));
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |request| {
         let (api, router) = (Arc::clone(&api), router.clone());
-        let busy = Busy::begin(Arc::clone(&busy));
+        let busy = Activity::begin(&activity);
         async move {
             let response = edge::answer(&api, &router, request).await;
-            drop(busy);
+            busy.end(response.status());
             Ok::<_, Infallible>(response)
         }
     });
-    let serving = http1::Builder::new()
-        .max_header_size(MAX_HEAD)
-        .serve_connection(stream, service);
+    converse(builder().serve_connection(stream, service), view).await;
+}
+
+/// Answers the first request of a connection that is one too many, and closes it.
+///
+/// The request is awaited although its answer is known: many clients take an answer to nothing for
+/// a broken connection, and would report that instead of the answer.
+async fn refuse_one(
+    stream: TcpStream,
+    api: Arc<Api>,
+    view: PhaseView,
+    place: OwnedSemaphorePermit,
+) {
+    let activity = Arc::<Activity>::default();
+    let stream = PatientStream::new(stream, Arc::clone(&activity));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = edge::refuse(&api, &request);
+        Activity::begin(&activity).end(response.status());
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut builder = builder();
+    builder.keep_alive(false);
+    converse(builder.serve_connection(stream, service), view).await;
+    drop(place);
+}
+
+fn builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(HEAD_LIMIT);
+    builder
+}
+
+/// Drives a connection to its end; at [`Phase::NoServing`] the request under way is the last.
+async fn converse<S>(serving: http1::Connection<PatientStream, S>, mut view: PhaseView)
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,
@@ -111,133 +137,22 @@ async fn serve_one(stream: TcpStream, api: Arc<Api>, router: Router, mut view: P
     }
 }
 
-/// Marks a connection as busy while its request is handled.
-struct Busy(Arc<AtomicBool>);
+/// A connection that is served; counted until this is dropped, however it ends.
+struct Guest {
+    api: Arc<Api>,
+    /// Dropped behind the count, so that the gauge never shows more than the limit.
+    _place: OwnedSemaphorePermit,
+}
 
-impl Busy {
-    fn begin(flag: Arc<AtomicBool>) -> Self {
-        flag.store(true, Ordering::Relaxed);
-        Self(flag)
+impl Guest {
+    fn enter(api: Arc<Api>, place: OwnedSemaphorePermit) -> Self {
+        api.state.metrics.http(|http| http.connections += 1);
+        Self { api, _place: place }
     }
 }
 
-impl Drop for Busy {
+impl Drop for Guest {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-}
-
-/// A stream that gives up on a client that is idle for too long or sends its head too slowly.
-///
-/// hyper's own `header_read_timeout` starts with the end of the request before, so it cannot tell
-/// the two: five seconds would cut every client that rests for six, and sixty would let a slow one
-/// hold its place for sixty. It also sets up a timer per request; this one is set when it fires.
-struct PatientStream {
-    stream: TokioIo<TcpStream>,
-    /// Whether a request is being handled: then the client may be silent for as long as that takes,
-    /// and its body has a deadline of its own.
-    busy: Arc<AtomicBool>,
-    /// When the current head began; none while the connection rests.
-    head: Option<Instant>,
-    /// When something was last heard or said.
-    last: Instant,
-    /// One timer for the connection's whole life.
-    alarm: Pin<Box<Sleep>>,
-}
-
-impl PatientStream {
-    fn new(stream: TcpStream, busy: Arc<AtomicBool>) -> Self {
-        let last = Instant::now();
-        Self {
-            stream: TokioIo::new(stream),
-            busy,
-            // A client that connects is expected to say something.
-            head: Some(last),
-            last,
-            alarm: Box::pin(sleep_until(last + HEAD_TIMEOUT)),
-        }
-    }
-
-    /// Whether the client has used up its time; otherwise sees to it that we are asked again.
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.busy.load(Ordering::Relaxed) {
-            // What comes now is a body; the head is complete.
-            self.head = None;
-        }
-        let due = match self.head {
-            Some(begun) => begun + HEAD_TIMEOUT,
-            None => self.last + IDLE_TIMEOUT,
-        };
-        // Moved forward only: an alarm that is early asks again, which costs less than moving it
-        // with every request.
-        if due < self.alarm.deadline() {
-            self.alarm.as_mut().reset(due);
-        }
-        while self.alarm.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= due && !self.busy.load(Ordering::Relaxed) {
-                return Poll::Ready(());
-            }
-            self.alarm
-                .as_mut()
-                .reset(due.max(Instant::now() + HEAD_TIMEOUT));
-        }
-        Poll::Pending
-    }
-}
-
-impl Read for PatientStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-            Poll::Ready(result) => {
-                self.last = Instant::now();
-                if self.head.is_none() && !self.busy.load(Ordering::Relaxed) {
-                    self.head = Some(self.last);
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => {
-                ready!(self.poll_alarm(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-        }
-    }
-}
-
-impl Write for PatientStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        // An answer goes out: the head before it was complete, and the rest begins.
-        self.head = None;
-        self.last = Instant::now();
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.head = None;
-        self.last = Instant::now();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+        self.api.state.metrics.http(|http| http.connections -= 1);
     }
 }

@@ -59,25 +59,44 @@ pub async fn answer(
     router: &TowerToHyperService<Router>,
     request: Request<Incoming>,
 ) -> Response {
-    let mut visit = Visit::begin(&api.state.metrics, &request);
-    let id = request_id(given_id(request.headers()), || api.state.ids.next());
+    let visit = Visit::begin(api, &request);
+    let response = match api.handling.try_acquire() {
+        Ok(_permit) => handle(router, request, &visit.id).await,
+        Err(_) => {
+            let most = api.state.config.settings.max_inflight;
+            overloaded(format!("{most} requests are at work already"))
+        }
+    };
+    visit.end(response)
+}
+
+/// Answers a request on a connection that is one too many.
+pub fn refuse(api: &Api, request: &Request<Incoming>) -> Response {
+    let most = api.state.config.settings.max_conns;
+    let response = overloaded(format!("{most} connections are open already"));
+    Visit::begin(api, request).end(response)
+}
+
+fn overloaded(detail: String) -> Response {
+    Failure(Problem::new(ProblemKind::Overloaded, detail)).into_response()
+}
+
+/// Hands a request to its handler.
+async fn handle(
+    router: &TowerToHyperService<Router>,
+    request: Request<Incoming>,
+    id: &str,
+) -> Response {
     // A panic would end the connection's task without a word to the client.
     let handled = AssertUnwindSafe(router.call(request)).catch_unwind().await;
-    let mut response = match handled {
+    match handled {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => {
             log::error!("the handler of request {id} panicked");
             Failure(Problem::new(ProblemKind::Internal, "a bug")).into_response()
         }
-    };
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        response = respond(Reply::problem(&problem, &id));
     }
-    let id = HeaderValue::try_from(id).expect("an id is visible ASCII");
-    response.headers_mut().insert(ID_HEADER, id);
-    visit.code = Some(response.status().as_u16());
-    response
 }
 
 /// [`REQUEST_ID`] as the library wants it, in lower case; names are case-insensitive.
@@ -91,8 +110,10 @@ fn given_id(headers: &HeaderMap) -> Option<&str> {
 fn respond(reply: Reply) -> Response {
     let status = StatusCode::from_u16(reply.status).expect("the contract's codes are valid");
     // Written here and not left to hyper: a `HEAD` answer loses its body on the way, and must keep
-    // the length that `GET` would have told. 204 must have none (RFC 9110, section 8.6).
-    let length = (status != StatusCode::NO_CONTENT).then_some(reply.body.len());
+    // the length that `GET` would have told. 204 must have none (RFC 9110, section 8.6), and 304
+    // would have to tell that of the answer which it spares.
+    let has_length = !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let length = has_length.then_some(reply.body.len());
     let mut response = Response::new(Body::from(reply.body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -119,12 +140,15 @@ struct Visit<'a> {
     metrics: &'a Metrics,
     labels: HttpLabels,
     begun: Instant,
+    /// Id of the request.
+    id: String,
     /// Status; none if no answer was made.
     code: Option<u16>,
 }
 
 impl<'a> Visit<'a> {
-    fn begin(metrics: &'a Metrics, request: &Request<Incoming>) -> Self {
+    fn begin(api: &'a Api, request: &Request<Incoming>) -> Self {
+        let metrics = &api.state.metrics;
         metrics.http(|http| http.inflight += 1);
         let labels = HttpLabels {
             route: routes::find(request.uri().path()).map(|(route, _)| route),
@@ -135,8 +159,21 @@ impl<'a> Visit<'a> {
             metrics,
             labels,
             begun: Instant::now(),
+            id: request_id(given_id(request.headers()), || api.state.ids.next()),
             code: None,
         }
+    }
+
+    /// Turns a problem into its document and gives the answer its id.
+    fn end(mut self, mut response: Response) -> Response {
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            response = respond(Reply::problem(&problem, &self.id));
+        }
+        let id = std::mem::take(&mut self.id);
+        let id = HeaderValue::try_from(id).expect("an id is visible ASCII");
+        response.headers_mut().insert(ID_HEADER, id);
+        self.code = Some(response.status().as_u16());
+        response
     }
 }
 

@@ -6,6 +6,8 @@
 //! need no lock; what it remembers of them is lost with the process, and the store as well.
 
 use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -17,15 +19,15 @@ use amiquip::{
 use contract::{
     Profile,
     amqp::{HEADER_SENT_NS, INGEST_QUEUE},
-    limits::{ACK_DELAY, REMEMBERED_IDS},
+    limits::{ACK_DELAY, REMEMBERED_IDS, REQUEUE_DELAY},
     metrics::Role,
     shapes::{Settled, Settlement},
 };
 use crossbeam_channel::{Receiver, at, never, select};
-use domain::{AckBatcher, Dedup, UnixMs, time::end_to_end_s};
+use domain::{Ack, AckBatcher, Dedup, UnixMs, time::end_to_end_s};
 
 use super::{AmqpError, Link, publisher::Answer, supervise};
-use crate::{config::Config, shutdown::StopToken, state::State};
+use crate::{background::work::burn, config::Config, shutdown::StopToken, state::State};
 
 /// Deliveries taken per look at the clock and at the stop token.
 const TURN: usize = 64;
@@ -76,14 +78,17 @@ pub fn run(state: &Arc<State>, stop: &StopToken) {
     log::info!("acknowledged and rejected: {:?}", metrics.deliveries);
 }
 
-/// Settled deliveries that are not acknowledged yet.
+/// Deliveries that are not acknowledged yet.
 ///
-/// The library acknowledges by delivery and not by number, so the newest one is kept.
+/// The library acknowledges by delivery and not by number, so those are kept that may have to be
+/// named.
 struct Batch {
     /// Decides when; pure, so the clock is an argument.
     acks: AckBatcher,
     /// Stands for itself and everything before it.
     newest: Option<Delivery>,
+    /// Failed for a reason that may pass, and wait to be given back.
+    held: BTreeMap<u64, Delivery>,
     /// Deliveries that were ok and duplicate, counted when their ack is handed over.
     outcomes: [u64; 2],
 }
@@ -94,16 +99,30 @@ impl Batch {
         Self {
             acks: AckBatcher::new(settings.ack_batch, settings.prefetch, ACK_DELAY),
             newest: None,
+            held: BTreeMap::new(),
             outcomes: [0, 0],
         }
     }
 
-    /// Adds a settled delivery; says whether the batch must be acknowledged now.
-    fn add(&mut self, delivery: Delivery, settlement: Settlement, now: Instant) -> bool {
-        let full = self.acks.settled(delivery.delivery_tag(), now).is_some();
+    /// Adds a settled delivery; returns the ack if it is to be sent now.
+    fn add(&mut self, delivery: Delivery, settlement: Settlement, now: Instant) -> Option<Ack> {
         self.outcomes[usize::from(settlement == Settlement::Duplicate)] += 1;
+        let tag = delivery.delivery_tag();
         self.newest = Some(delivery);
-        full
+        self.acks.settled(tag, now)
+    }
+
+    /// Holds a delivery back for a while; returns the ack of what was settled before it.
+    fn hold(&mut self, delivery: Delivery, now: Instant) -> Option<Ack> {
+        let tag = delivery.delivery_tag();
+        self.held.insert(tag, delivery);
+        self.acks.hold(tag, now + REQUEUE_DELAY)
+    }
+
+    /// A delivery that was held back long enough at `now`.
+    fn take_released(&mut self, now: Instant) -> Option<Delivery> {
+        let tag = self.acks.take_released(now)?;
+        self.held.remove(&tag)
     }
 }
 
@@ -143,13 +162,13 @@ impl Session<'_> {
             for message in deliveries.try_iter().take(TURN) {
                 self.take(message)?;
             }
-            self.acknowledge_if_due()?;
+            self.do_what_is_due()?;
             // `at` and `never` instead of a time-out: an idle consumer has no reason to wake up, and
             // a lone delivery is acknowledged on time without polling.
             let due = self.batch.acks.due().map_or_else(never, at);
             select! {
                 recv(deliveries) -> message => self.take(message.map_err(|_| AmqpError::Gone)?)?,
-                recv(due) -> _ => self.acknowledge_if_due()?,
+                recv(due) -> _ => self.do_what_is_due()?,
                 recv(stop.channel()) -> _ => {}
             }
         }
@@ -164,7 +183,10 @@ impl Session<'_> {
                 self.settle(delivery)?;
             }
         }
-        self.acknowledge()
+        // At once, so that another instance may try: our consumer is gone, they will not come back.
+        self.give_back(Instant::now() + REQUEUE_DELAY)?;
+        let ack = self.batch.acks.flush();
+        self.acknowledge(ack)
     }
 
     /// Deals with one message of the library's queue, which carries more than deliveries: each way
@@ -184,20 +206,46 @@ impl Session<'_> {
 
     /// Gives a delivery its effect, answers it, and acknowledges or rejects it in due time.
     fn settle(&mut self, delivery: Delivery) -> Result<(), AmqpError> {
-        let settlement = self.apply(&delivery);
-        self.answer(&delivery, settlement);
-        if settlement == Settlement::Invalid {
-            delivery.reject(self.channel, false)?;
-            let mut metrics = self.state.metrics.of(Role::Consumer).lock();
-            metrics.settled(Settlement::Invalid, 1);
-        } else if self.batch.add(delivery, settlement, Instant::now()) {
-            self.acknowledge()?;
+        if delivery.redelivered {
+            self.state.metrics.of(Role::Consumer).lock().redelivered += 1;
         }
-        Ok(())
+        let settlement = self.apply_or_hold(&delivery);
+        let now = Instant::now();
+        let ack = match settlement {
+            // No answer: the event has no outcome yet.
+            Settlement::Transient => self.batch.hold(delivery, now),
+            Settlement::Invalid => {
+                self.answer(&delivery, settlement);
+                delivery.reject(self.channel, false)?;
+                self.count_one(settlement);
+                None
+            }
+            Settlement::Ok | Settlement::Duplicate => {
+                self.answer(&delivery, settlement);
+                self.batch.add(delivery, settlement, now)
+            }
+        };
+        self.acknowledge(ack)
+    }
+
+    /// Applies a delivery; a panic in it is a failure that may pass, and not the end of the others.
+    ///
+    /// Caught here and not only around the session: there it costs the connection, and the deliveries
+    /// of a whole prefetch window come again.
+    fn apply_or_hold(&mut self, delivery: &Delivery) -> Settlement {
+        let settlement = caught(|| self.apply(delivery));
+        if settlement == Settlement::Transient {
+            // Or it would be taken for a duplicate when it comes again.
+            let message_id = delivery.properties.message_id().as_deref();
+            self.dedup.forget(message_id);
+        }
+        settlement
     }
 
     /// Makes the effect visible to REST; only afterwards may the delivery be acknowledged (I1).
     fn apply(&mut self, delivery: &Delivery) -> Settlement {
+        let settings = &self.state.config.settings;
+        burn(settings.cpu_us);
         let message_id = delivery.properties.message_id().as_deref();
         let reading = match domain::decode(&delivery.body) {
             Ok(reading) => reading,
@@ -206,14 +254,20 @@ impl Session<'_> {
                 return Settlement::Invalid;
             }
         };
+        if settings.fault_key.as_ref() == Some(&reading.key) {
+            return Settlement::Transient;
+        }
         if !self.dedup.is_new(message_id) {
             return Settlement::Duplicate;
         }
         let now = SystemTime::now();
+        let received = UnixMs::from_system(now);
+        // Before the effect, which takes the reading: should that fail, the line comes twice.
+        self.state.sink.push(&reading, received);
         // Locked per delivery and not per batch: the lock is free practically always (some 20 ns),
         // and a reader never waits for more than one event. Decoding was done outside of it.
-        if self.state.config.settings.profile == Profile::Shared {
-            self.state.store().apply(reading, UnixMs::from_system(now));
+        if settings.profile == Profile::Shared {
+            self.state.store().apply(reading, received);
         }
         self.observe(delivery, now);
         Settlement::Ok
@@ -221,11 +275,10 @@ impl Session<'_> {
 
     /// Counts what is known when the effect is visible; the lock is this thread's own slot.
     fn observe(&self, delivery: &Delivery, now: SystemTime) {
-        let mut metrics = self.state.metrics.of(Role::Consumer).lock();
         if let Some(seconds) = end_to_end_s(sent_ns(delivery), now) {
+            let mut metrics = self.state.metrics.of(Role::Consumer).lock();
             metrics.end_to_end.observe(seconds);
         }
-        metrics.redelivered += u64::from(delivery.redelivered);
     }
 
     /// Hands the answer, if one is wanted, to the publisher's thread.
@@ -247,20 +300,35 @@ impl Session<'_> {
         });
     }
 
-    fn acknowledge_if_due(&mut self) -> Result<(), AmqpError> {
-        match self.batch.acks.take_due(Instant::now()) {
-            Some(_) => self.acknowledge(),
-            None => Ok(()),
-        }
+    /// Gives back what was held long enough, and acknowledges what waited long enough.
+    fn do_what_is_due(&mut self) -> Result<(), AmqpError> {
+        let now = Instant::now();
+        self.give_back(now)?;
+        let ack = self.batch.acks.take_due(now);
+        self.acknowledge(ack)
     }
 
-    /// Acknowledges everything settled so far.
-    fn acknowledge(&mut self) -> Result<(), AmqpError> {
-        self.batch.acks.reset();
-        if let Some(newest) = self.batch.newest.take() {
-            newest.ack_multiple(self.channel)?;
-            self.count();
+    /// Gives back to the queue what was held back long enough at `now`; the broker counts how often
+    /// that happens, and puts it aside in the end.
+    fn give_back(&mut self, now: Instant) -> Result<(), AmqpError> {
+        while let Some(delivery) = self.batch.take_released(now) {
+            delivery.nack(self.channel, true)?;
+            self.count_one(Settlement::Transient);
         }
+        Ok(())
+    }
+
+    /// Hands an ack over.
+    fn acknowledge(&mut self, ack: Option<Ack>) -> Result<(), AmqpError> {
+        let Some(ack) = ack else { return Ok(()) };
+        let newest = self.batch.newest.take();
+        let newest = newest.expect("an ack names the delivery that was settled last");
+        if ack.multiple {
+            newest.ack_multiple(self.channel)?;
+        } else {
+            newest.ack(self.channel)?;
+        }
+        self.count();
         Ok(())
     }
 
@@ -271,6 +339,17 @@ impl Session<'_> {
         metrics.settled(Settlement::Ok, ok);
         metrics.settled(Settlement::Duplicate, duplicate);
     }
+
+    fn count_one(&self, settlement: Settlement) {
+        let mut metrics = self.state.metrics.of(Role::Consumer).lock();
+        metrics.settled(settlement, 1);
+    }
+}
+
+/// What `apply` says, or that it may pass, should it panic: a bug that one event brings to light, and
+/// the broker's delivery limit ends the round of an event that always does.
+fn caught(apply: impl FnOnce() -> Settlement) -> Settlement {
+    catch_unwind(AssertUnwindSafe(apply)).unwrap_or(Settlement::Transient)
 }
 
 /// The publisher's clock, if the delivery carries it.
@@ -283,5 +362,16 @@ fn sent_ns(delivery: &Delivery) -> Option<i64> {
     {
         AmqpValue::LongLongInt(ns) => Some(*ns),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_that_may_pass() {
+        assert_eq!(caught(|| Settlement::Ok), Settlement::Ok);
+        assert_eq!(caught(|| panic!("on purpose")), Settlement::Transient);
     }
 }

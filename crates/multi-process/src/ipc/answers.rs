@@ -7,16 +7,16 @@
 use std::{os::unix::net::UnixListener, sync::Arc, thread, time::SystemTime};
 
 use contract::{
-    Problem, ProblemKind,
-    limits::DEVICE_POOL_TIMEOUT,
+    Problem, ProblemKind, Reply,
     metrics::{AmqpMetrics, Role},
+    reply::ETAG,
     shapes::Check,
 };
-use domain::{UnixMs, rest};
+use domain::{UnixMs, jobs, rest, series};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Question, answer_all, is_ours};
-use crate::{metrics::Report, state::State};
+use crate::{background::jobs as running, metrics::Report, state::State};
 
 /// Answer to [`Question::Status`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct Figures {
     pub amqp: AmqpMetrics,
     /// Counters of all REST processes.
     pub rest: Report,
+    /// Connected REST processes.
+    pub rest_pids: Vec<u32>,
 }
 
 /// Accepts REST processes for as long as this process lives.
@@ -51,6 +53,7 @@ pub fn serve(state: &Arc<State>, listener: &UnixListener) {
             state: Arc::clone(state),
             pid: None,
             leases: 0,
+            in_hand: 0,
         };
         let thread = thread::Builder::new()
             .name("ipc".to_owned())
@@ -68,6 +71,8 @@ struct Visitor {
     state: Arc<State>,
     pid: Option<u32>,
     leases: usize,
+    /// Requests that it has permission for.
+    in_hand: usize,
 }
 
 impl Visitor {
@@ -80,13 +85,24 @@ impl Visitor {
                 Ok(Vec::new())
             }
             // Rendered under the lock: the copy of the values that would spare this takes as long.
-            Question::Latest(key) => {
-                rest::latest(&state.store(), key, now()).map(|reply| reply.body)
-            }
+            Question::Latest(key) => rest::latest(&state.store(), key, now()).map(with_tag),
             Question::Keys(query) => {
                 let query = rest::KeysQuery::parse(query)?;
                 Ok(query.answer(&state.store(), now()).body)
             }
+            // A long one keeps the consumer waiting (some ms for 25,000 points): a copy of the points
+            // made first would take about as long as their rendering.
+            Question::Series(query) => {
+                let query = series::Query::parse(query)?;
+                Ok(query.answer(&state.store(), now()).body)
+            }
+            Question::Forget(key) => Ok(rest::forget(&mut state.store(), key).body),
+            Question::StartJob(request) => {
+                let request = jobs::parse(request)?;
+                running::start(&self.state, &request).map(|job| json(&job))
+            }
+            Question::ShowJob(id) => state.jobs.view(id).map(|job| json(&job)),
+            Question::CancelJob(id) => state.jobs.cancel(id).map(|job| json(&job)),
             Question::Publish(event) => publish(state, event),
             Question::Status => Ok(json(&Status {
                 amqp: state.check(),
@@ -96,6 +112,17 @@ impl Visitor {
             Question::Lease => self.lease(),
             Question::Release => {
                 self.release();
+                Ok(Vec::new())
+            }
+            Question::Begin => self.begin(),
+            Question::End => {
+                self.end();
+                Ok(Vec::new())
+            }
+            Question::Enter(own) => self.enter(own),
+            Question::Leave => {
+                let pid = self.pid.unwrap_or_default();
+                state.siblings.client_left(pid);
                 Ok(Vec::new())
             }
         }
@@ -114,29 +141,55 @@ impl Visitor {
         let store = state.store();
         (amqp.store_keys, amqp.store_points) = (store.len() as u64, store.points() as u64);
         drop(store);
+        amqp.sink_dropped = state.sink.dropped();
         Figures {
             amqp,
             rest: state.siblings.total(),
+            rest_pids: state.siblings.pids(),
         }
+    }
+
+    /// Counts a client in, if there is room.
+    fn enter(&self, own: u32) -> Answer {
+        let limit = self.state.config.settings.max_conns;
+        let pid = self.pid.unwrap_or_default();
+        if self.state.siblings.client_came(pid, own, limit) {
+            return Ok(Vec::new());
+        }
+        let detail = format!("{limit} clients are connected already");
+        Err(Problem::new(ProblemKind::Overloaded, detail))
     }
 
     /// Waits here for a free connection to the device, since this thread has nothing else to do: it
     /// serves a process that waits as well.
     fn lease(&mut self) -> Answer {
-        if self.state.leases.take(DEVICE_POOL_TIMEOUT) {
-            self.leases += 1;
+        self.state.devices.lend()?;
+        self.leases += 1;
+        Ok(Vec::new())
+    }
+
+    /// Counts a request in, if there is room.
+    fn begin(&mut self) -> Answer {
+        if self.state.in_flight.take() {
+            self.in_hand += 1;
             return Ok(Vec::new());
         }
-        Err(Problem::new(
-            ProblemKind::Overloaded,
-            "every connection to the device is in use",
-        ))
+        let limit = self.state.config.settings.max_inflight;
+        let detail = format!("{limit} requests are in hand already");
+        Err(Problem::new(ProblemKind::Overloaded, detail))
+    }
+
+    fn end(&mut self) {
+        if self.in_hand > 0 {
+            self.in_hand -= 1;
+            self.state.in_flight.give_back();
+        }
     }
 
     fn release(&mut self) {
         if self.leases > 0 {
             self.leases -= 1;
-            self.state.leases.give_back();
+            self.state.devices.take_back();
         }
     }
 }
@@ -147,10 +200,21 @@ impl Drop for Visitor {
         while self.leases > 0 {
             self.release();
         }
+        while self.in_hand > 0 {
+            self.end();
+        }
         if let Some(pid) = self.pid {
             self.state.siblings.left(pid);
         }
     }
+}
+
+/// Body and version of an answer, apart by a line's end: JSON as we write it has none.
+fn with_tag(reply: Reply) -> Vec<u8> {
+    let mut headers = reply.headers.into_iter();
+    let tag = headers.find(|(name, _)| *name == ETAG);
+    let tag = tag.map(|(_, tag)| tag).unwrap_or_default();
+    [tag.as_bytes(), b"\n", &reply.body].concat()
 }
 
 /// Publishes an event and waits for the confirm; only the REST process that asked waits as well.

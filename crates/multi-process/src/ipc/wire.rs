@@ -11,10 +11,14 @@ use std::{
 
 use super::PATIENCE;
 
-/// Longest frame in bytes: a page of 1,000 keys of 128 bytes with room to spare.
-const MAX_FRAME: usize = 1 << 20;
+/// Longest frame in bytes: a series query of 100 fields with 10,000 points of 48 bytes, and room to
+/// spare.
+const MAX_FRAME: usize = 64 << 20;
 /// First size of a frame buffer: most frames fit, and an idle process keeps little memory.
 const BUFFER: usize = 8 << 10;
+/// What a buffer may keep behind a long frame: one query must not cost every process its answer's
+/// size for ever.
+const KEPT: usize = 1 << 20;
 /// Head of a frame: the length of what follows, little-endian.
 const HEAD: usize = 4;
 
@@ -64,6 +68,7 @@ impl Wire {
     pub fn flush(&mut self) -> io::Result<()> {
         let result = self.stream.write_all(&self.outgoing);
         self.outgoing.clear();
+        self.outgoing.shrink_to(KEPT);
         result
     }
 
@@ -101,16 +106,25 @@ impl Wire {
         self.set_patience(patience)?;
         self.incoming.copy_within(self.pending.clone(), 0);
         self.pending = 0..self.pending.len();
+        if self.incoming.len() > KEPT && self.pending.is_empty() {
+            self.incoming.truncate(BUFFER);
+            self.incoming.shrink_to_fit();
+        }
         // A begun frame that is longer than the buffer makes it grow; the head is checked already.
         let needed = frame_end(&self.incoming[self.pending.clone()])?.unwrap_or_default();
         if self.incoming.len() < needed {
             self.incoming.resize(needed, 0);
         }
-        match self.stream.read(&mut self.incoming[self.pending.end..])? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            n => {
-                self.pending.end += n;
-                Ok(())
+        loop {
+            match self.stream.read(&mut self.incoming[self.pending.end..]) {
+                // A signal interrupts a read that has a timeout, whatever its handler says (signal(7)):
+                // the request in hand is answered all the same.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                result => {
+                    self.pending.end += result?;
+                    return Ok(());
+                }
             }
         }
     }

@@ -53,7 +53,7 @@ pub fn respond(request: Request, reply: Reply) {
     };
     let answer = move || {
         let _place = place;
-        let _ = request.respond(super::response(reply));
+        let _ = request.respond(super::tiny::response(reply));
     };
     if let Err(error) = thread::Builder::new().name("reject".into()).spawn(answer) {
         log::warn!("no thread for a refusal: {error}");

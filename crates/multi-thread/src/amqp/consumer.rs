@@ -5,6 +5,8 @@
 //! More consumer threads would not help: the broker is the bottleneck of a single queue.
 
 use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -14,14 +16,13 @@ use amiquip::{
     Delivery,
 };
 use contract::{
-    Profile,
     amqp::{HEADER_SENT_NS, INGEST_QUEUE},
-    limits::{ACK_DELAY, REMEMBERED_IDS},
+    limits::{ACK_DELAY, REMEMBERED_IDS, REQUEUE_DELAY},
     metrics::Role,
     shapes::{Settled, Settlement},
 };
 use crossbeam_channel::{Receiver, at, never, select};
-use domain::{AckBatcher, Dedup, UnixMs, time::end_to_end_s};
+use domain::{Ack, AckBatcher, Dedup, UnixMs, time::end_to_end_s};
 
 use super::{AmqpError, Link, publisher::Answer, supervise};
 use crate::{config::Config, shutdown::StopToken, state::State};
@@ -75,14 +76,18 @@ pub fn run(state: &Arc<State>, stop: &StopToken) {
     log::info!("acknowledged and rejected: {:?}", metrics.deliveries);
 }
 
-/// Settled deliveries that are not acknowledged yet.
+/// Deliveries that are neither acknowledged nor given back yet.
 ///
-/// The library acknowledges by delivery and not by number, so the newest one is kept.
+/// The library acknowledges by delivery and not by number, so those that stand for a number are
+/// kept.
 struct Batch {
     /// Decides when; pure, so the clock is an argument.
     acks: AckBatcher,
-    /// Stands for itself and everything before it.
+    /// The last one that was settled: stands for itself and, mostly, for everything before it.
     newest: Option<Delivery>,
+    /// Those that failed for a reason that may pass, until they are given back; at most as many as
+    /// the prefetch lets come.
+    held: BTreeMap<u64, Delivery>,
     /// Deliveries that were ok and duplicate, counted when their ack is handed over.
     outcomes: [u64; 2],
 }
@@ -93,16 +98,33 @@ impl Batch {
         Self {
             acks: AckBatcher::new(settings.ack_batch, settings.prefetch, ACK_DELAY),
             newest: None,
+            held: BTreeMap::new(),
             outcomes: [0, 0],
         }
     }
 
-    /// Adds a settled delivery; says whether the batch must be acknowledged now.
-    fn add(&mut self, delivery: Delivery, settlement: Settlement, now: Instant) -> bool {
-        let full = self.acks.settled(delivery.delivery_tag(), now).is_some();
+    /// Adds a settled delivery; returns the ack if one is to be sent now.
+    fn add(&mut self, delivery: Delivery, settlement: Settlement, now: Instant) -> Option<Ack> {
+        let ack = self.acks.settled(delivery.delivery_tag(), now);
         self.outcomes[usize::from(settlement == Settlement::Duplicate)] += 1;
         self.newest = Some(delivery);
-        full
+        ack
+    }
+
+    /// Holds a delivery back that failed; returns the ack of what was settled before it.
+    ///
+    /// Held back here and not slept over: the thread goes on with the others, and the broker sees
+    /// one place of the prefetch taken.
+    fn hold(&mut self, delivery: Delivery, now: Instant) -> Option<Ack> {
+        let tag = delivery.delivery_tag();
+        self.held.insert(tag, delivery);
+        self.acks.hold(tag, now + REQUEUE_DELAY)
+    }
+
+    /// A delivery that was held back long enough.
+    fn take_released(&mut self, now: Instant) -> Option<Delivery> {
+        let tag = self.acks.take_released(now)?;
+        self.held.remove(&tag)
     }
 }
 
@@ -125,7 +147,7 @@ impl Session<'_> {
         let result = result.and_then(|()| self.drain(subscription));
         if result.is_err() {
             // The effects stand though the acks are lost: the redeliveries will be duplicates.
-            self.count();
+            self.count_outcomes();
         }
         result
     }
@@ -142,20 +164,21 @@ impl Session<'_> {
             for message in deliveries.try_iter().take(TURN) {
                 self.take(message)?;
             }
-            self.acknowledge_if_due()?;
+            self.settle_due()?;
             // `at` and `never` instead of a time-out: an idle consumer has no reason to wake up, and
             // a lone delivery is acknowledged on time without polling.
             let due = self.batch.acks.due().map_or_else(never, at);
             select! {
                 recv(deliveries) -> message => self.take(message.map_err(|_| AmqpError::Gone)?)?,
-                recv(due) -> _ => self.acknowledge_if_due()?,
+                recv(due) -> _ => self.settle_due()?,
                 recv(stop.channel()) -> _ => {}
             }
         }
         Ok(())
     }
 
-    /// Cancels the consumer, then settles and acknowledges what had been delivered before.
+    /// Cancels the consumer, then settles and acknowledges what had been delivered before, and gives
+    /// back at once what was held back.
     fn drain(&mut self, subscription: &Subscription<'_>) -> Result<(), AmqpError> {
         subscription.cancel()?;
         for message in subscription.receiver().try_iter() {
@@ -163,7 +186,12 @@ impl Session<'_> {
                 self.settle(delivery)?;
             }
         }
-        self.acknowledge()
+        let ack = self.batch.acks.flush();
+        self.acknowledge(ack)?;
+        for delivery in std::mem::take(&mut self.batch.held).into_values() {
+            self.give_back(delivery)?;
+        }
+        Ok(())
     }
 
     /// Deals with one message of the library's queue, which carries more than deliveries: each way
@@ -182,22 +210,43 @@ impl Session<'_> {
     }
 
     /// Gives a delivery its effect, answers it, and acknowledges or rejects it in due time.
+    ///
+    /// One whose failure may pass has not come to its end: it gets neither answer nor ack.
     fn settle(&mut self, delivery: Delivery) -> Result<(), AmqpError> {
-        let settlement = self.apply(&delivery);
-        self.answer(&delivery, settlement);
-        if settlement == Settlement::Invalid {
-            delivery.reject(self.channel, false)?;
-            let mut metrics = self.state.metrics.of(Role::Consumer).lock();
-            metrics.settled(Settlement::Invalid, 1);
-        } else if self.batch.add(delivery, settlement, Instant::now()) {
-            self.acknowledge()?;
-        }
-        Ok(())
+        let settlement = self.attempt(&delivery);
+        let now = Instant::now();
+        let ack = match settlement {
+            Settlement::Transient => self.batch.hold(delivery, now),
+            Settlement::Invalid => {
+                self.answer(&delivery, settlement);
+                delivery.reject(self.channel, false)?;
+                self.count(Settlement::Invalid, 1);
+                None
+            }
+            Settlement::Ok | Settlement::Duplicate => {
+                self.answer(&delivery, settlement);
+                self.batch.add(delivery, settlement, now)
+            }
+        };
+        self.acknowledge(ack)
+    }
+
+    /// Applies a delivery. A panic is a bug that may concern this one delivery: it comes again, and
+    /// after a few times the broker takes it out of the way, while the thread goes on with others.
+    fn attempt(&mut self, delivery: &Delivery) -> Settlement {
+        caught(|| self.apply(delivery)).unwrap_or_else(|| {
+            // It counted as seen, but has no effect yet.
+            self.dedup.forget(message_id(delivery));
+            Settlement::Transient
+        })
     }
 
     /// Makes the effect visible to REST; only afterwards may the delivery be acknowledged (I1).
     fn apply(&mut self, delivery: &Delivery) -> Settlement {
-        let message_id = delivery.properties.message_id().as_deref();
+        let message_id = message_id(delivery);
+        // On the consumer's thread, where the real work would be done: the next delivery waits for
+        // it, requests on other threads share the processors with it.
+        self.state.compute(|| true);
         let reading = match domain::decode(&delivery.body) {
             Ok(reading) => reading,
             Err(error) => {
@@ -205,15 +254,16 @@ impl Session<'_> {
                 return Settlement::Invalid;
             }
         };
+        if self.state.config.settings.fault_key.as_ref() == Some(&reading.key) {
+            return Settlement::Transient;
+        }
         if !self.dedup.is_new(message_id) {
             return Settlement::Duplicate;
         }
         let now = SystemTime::now();
         // Locked per delivery and not per batch: the lock is free practically always (some 20 ns),
         // and a reader never waits for more than one event. Decoding was done outside of it.
-        if self.state.config.settings.profile == Profile::Shared {
-            self.state.store().apply(reading, UnixMs::from_system(now));
-        }
+        self.state.apply(reading, UnixMs::from_system(now));
         self.observe(delivery, now);
         Settlement::Ok
     }
@@ -236,7 +286,7 @@ impl Session<'_> {
             return;
         };
         let settled = Settled {
-            message_id: delivery.properties.message_id().clone().unwrap_or_default(),
+            message_id: message_id(delivery).unwrap_or_default().to_owned(),
             outcome: settlement,
         };
         self.state.outbox.answer(Answer {
@@ -246,30 +296,62 @@ impl Session<'_> {
         });
     }
 
-    fn acknowledge_if_due(&mut self) -> Result<(), AmqpError> {
-        match self.batch.acks.take_due(Instant::now()) {
-            Some(_) => self.acknowledge(),
-            None => Ok(()),
+    /// Gives back what was held back long enough, and acknowledges what is due.
+    fn settle_due(&mut self) -> Result<(), AmqpError> {
+        let now = Instant::now();
+        while let Some(delivery) = self.batch.take_released(now) {
+            self.give_back(delivery)?;
         }
+        let ack = self.batch.acks.take_due(now);
+        self.acknowledge(ack)
     }
 
-    /// Acknowledges everything settled so far.
-    fn acknowledge(&mut self) -> Result<(), AmqpError> {
-        self.batch.acks.reset();
-        if let Some(newest) = self.batch.newest.take() {
+    /// Sends an ack, if there is one.
+    fn acknowledge(&mut self, ack: Option<Ack>) -> Result<(), AmqpError> {
+        let Some(ack) = ack else {
+            return Ok(());
+        };
+        let newest = self.batch.newest.take();
+        let newest = newest.expect("an ack stands for a delivery that was added");
+        if ack.multiple {
             newest.ack_multiple(self.channel)?;
-            self.count();
+        } else {
+            newest.ack(self.channel)?;
         }
+        self.count_outcomes();
+        Ok(())
+    }
+
+    /// Puts a delivery back to the queue; the broker counts how often it came.
+    fn give_back(&self, delivery: Delivery) -> Result<(), AmqpError> {
+        delivery.reject(self.channel, true)?;
+        self.count(Settlement::Transient, 1);
         Ok(())
     }
 
     /// Counts what was settled since the last time.
-    fn count(&mut self) {
+    fn count_outcomes(&mut self) {
         let [ok, duplicate] = std::mem::take(&mut self.batch.outcomes);
-        let mut metrics = self.state.metrics.of(Role::Consumer).lock();
-        metrics.settled(Settlement::Ok, ok);
-        metrics.settled(Settlement::Duplicate, duplicate);
+        self.count(Settlement::Ok, ok);
+        self.count(Settlement::Duplicate, duplicate);
     }
+
+    fn count(&self, settlement: Settlement, deliveries: u64) {
+        let mut metrics = self.state.metrics.of(Role::Consumer).lock();
+        metrics.settled(settlement, deliveries);
+    }
+}
+
+/// What `work` returns; `None` if it panicked.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    // What it may have left half done: the session's own counts, and what is behind locks that say
+    // why that is harmless.
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// Id of a delivery's message.
+fn message_id(delivery: &Delivery) -> Option<&str> {
+    delivery.properties.message_id().as_deref()
 }
 
 /// The publisher's clock, if the delivery carries it.
@@ -282,5 +364,16 @@ fn sent_ns(delivery: &Delivery) -> Option<i64> {
     {
         AmqpValue::LongLongInt(ns) => Some(*ns),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_the_attempt_and_not_the_thread() {
+        assert_eq!(caught(|| 1), Some(1));
+        assert_eq!(caught(|| -> u8 { panic!("a bug") }), None);
     }
 }

@@ -5,14 +5,12 @@
 //! thread for ever.
 //! So such a request is dropped on a thread of its own, and there is a bound to their number.
 
-use std::{
-    io::Write,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-};
+use std::{io::Write, thread};
 
-use contract::Reply;
+use contract::{Method, Reply, http1};
 use tiny_http::{Request, Response};
+
+use crate::state::{Places, now};
 
 /// Clients that may hold a thread by not sending what they announced.
 const MAX_THREADS: usize = 64;
@@ -20,24 +18,8 @@ const MAX_THREADS: usize = 64;
 /// before bytes arrive), in bytes; a longer one could end the process for lack of memory.
 const MAX_DRAIN: usize = 256 * 1024 * 1024;
 
-/// Threads at present. `Relaxed` throughout: only the number counts, nothing is published by it.
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-
-/// A place among [`MAX_THREADS`], free again when dropped, also by a panic.
-struct Place;
-
-impl Place {
-    fn take() -> Option<Self> {
-        let place = Self;
-        (THREADS.fetch_add(1, Ordering::Relaxed) < MAX_THREADS).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        THREADS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// Those at present.
+static THREADS: Places = Places::new(MAX_THREADS);
 
 /// Answers `request`, whose body is dealt with elsewhere.
 pub fn respond(request: Request, reply: Reply) {
@@ -47,13 +29,13 @@ pub fn respond(request: Request, reply: Reply) {
     {
         return respond_and_leak(request, &reply);
     }
-    let Some(place) = Place::take() else {
+    let Some(place) = THREADS.take() else {
         log::warn!("{MAX_THREADS} clients hold back their bodies already");
         return respond_and_leak(request, &reply);
     };
     let answer = move || {
         let _place = place;
-        let _ = request.respond(super::response(reply));
+        let _ = request.respond(super::tiny::response(reply));
     };
     if let Err(error) = thread::Builder::new().name("reject".into()).spawn(answer) {
         log::warn!("no thread for a refusal: {error}");
@@ -66,22 +48,9 @@ pub fn respond(request: Request, reply: Reply) {
 /// An upgrade is the library's only way to write without dropping the request; its interim answer
 /// 100 is skipped by every client.
 fn respond_and_leak(request: Request, reply: &Reply) {
+    let method = Method::parse(request.method().as_str());
+    let answer = http1::render(reply, method, false, now().0 / 1000);
     let mut stream = request.upgrade("", Response::empty(100));
-    let _ = stream.write_all(&raw(reply)).and_then(|()| stream.flush());
+    let _ = stream.write_all(&answer).and_then(|()| stream.flush());
     std::mem::forget(stream);
-}
-
-/// The bytes of an answer that closes the connection.
-fn raw(reply: &Reply) -> Vec<u8> {
-    let mut head = format!(
-        "HTTP/1.1 {} Refused\r\nConnection: close\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
-        reply.status,
-        reply.content_type,
-        reply.body.len()
-    );
-    for (name, value) in &reply.headers {
-        head.extend([name, ": ", value.as_str(), "\r\n"]);
-    }
-    head.push_str("\r\n");
-    [head.as_bytes(), &reply.body].concat()
 }

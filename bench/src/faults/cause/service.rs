@@ -1,0 +1,102 @@
+//! Faults of the service's own processes.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::super::stage::{Setup, Skip, Stage};
+use super::Cause;
+
+/// SIGKILL to every process of the service, which is then started again.
+pub(in crate::faults) struct Killed;
+
+impl Cause for Killed {
+    fn cause(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+        stage.kill_service()
+    }
+
+    fn heal(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+        // The fault ends when somebody starts it again: how long it takes to start is recovery.
+        stage.ended = Some(Instant::now());
+        stage.start_service()
+    }
+}
+
+/// SIGKILL to one child; the service has to help itself.
+pub(in crate::faults) struct ChildKilled {
+    role: &'static str,
+    holds_the_store: bool,
+}
+
+impl ChildKilled {
+    pub(in crate::faults) fn amqp() -> Self {
+        Self {
+            role: "amqp",
+            holds_the_store: true,
+        }
+    }
+
+    pub(in crate::faults) fn rest() -> Self {
+        Self {
+            role: "rest",
+            holds_the_store: false,
+        }
+    }
+}
+
+impl Cause for ChildKilled {
+    fn prepare(&mut self, setup: &mut Setup<'_>) -> anyhow::Result<()> {
+        match setup.model {
+            "multi-process" => Ok(()),
+            model => Err(Skip(format!("{model} has one process")).into()),
+        }
+    }
+
+    fn cause(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+        let processes = stage.processes()?;
+        let of_role = format!("--role={}", self.role);
+        let child = processes
+            .into_iter()
+            .find(|pid| has_argument(*pid, &of_role));
+        let child = child.and_then(Pid::from_raw);
+        let child = child.with_context(|| format!("it has no {} process", self.role))?;
+        if self.holds_the_store {
+            stage.store_will_go()?;
+        }
+        kill_process(child, Signal::KILL).context("the child is gone")?;
+        stage.ended = Some(Instant::now());
+        if self.holds_the_store {
+            stage.store_is_gone();
+        }
+        Ok(())
+    }
+}
+
+fn has_argument(pid: i32, argument: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0)
+        .any(|word| word == argument.as_bytes())
+}
+
+/// SIGTERM under load: what is in flight shall be answered, and nothing be lost; then it is
+/// started again.
+pub(in crate::faults) struct Stopped;
+
+impl Cause for Stopped {
+    fn cause(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+        stage.store_will_go()?;
+        let stopped = stage.stop_service()?;
+        stage.store_is_gone();
+        let ms = stopped.stop_s * 1e3;
+        stage
+            .notes
+            .push(format!("it ended {ms:.0} ms after SIGTERM"));
+        Ok(())
+    }
+
+    fn heal(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+        stage.ended = Some(Instant::now());
+        stage.start_service()
+    }
+}

@@ -1,0 +1,456 @@
+//! The report of a fault campaign: what failed, how soon it was back, and what was lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::document::{Banner, Block, Cell, Document, Table, Tone};
+use super::{format, html, markdown};
+use crate::analyse::statistics::median;
+use crate::faults::{self, Repetition};
+use crate::record::Manifest;
+
+/// Both forms of the report with their file names.
+pub fn files(manifest: &Manifest, repetitions: &[Repetition]) -> [(&'static str, String); 2] {
+    let document = document(manifest, repetitions);
+    [
+        ("report.md", markdown::text(&document, NUMBERS)),
+        ("report.html", html::page(&document)),
+    ]
+}
+
+/// What is wrong with a repetition, in one line.
+pub fn line(repetition: &Repetition) -> String {
+    let mut parts = repetition.problems.clone();
+    if repetition.messages.lost > 0 {
+        let examples = repetition.messages.lost_examples.join(", ");
+        parts.push(format!("{} lost: {examples}", repetition.messages.lost));
+    }
+    let recoveries = [
+        ("REST", repetition.rest_recovery_s),
+        ("AMQP", repetition.amqp_recovery_s),
+    ];
+    for (kind, recovery_s) in recoveries {
+        if recovery_s.is_none() {
+            parts.push(format!("{kind} did not recover"));
+        }
+    }
+    parts.join("; ")
+}
+
+/// What was lost, who recovered last, and what that is worth.
+pub fn answer(manifest: &Manifest, repetitions: &[Repetition]) -> [String; 3] {
+    let tried = tried(repetitions);
+    [
+        lost(manifest, &tried),
+        slowest(manifest, &tried),
+        worth(&tried),
+    ]
+}
+
+fn tried(repetitions: &[Repetition]) -> Vec<&Repetition> {
+    let tried = repetitions.iter().filter(|it| it.skipped.is_none());
+    tried.collect()
+}
+
+fn lost(manifest: &Manifest, tried: &[&Repetition]) -> String {
+    let messages = tried
+        .iter()
+        .map(|it| it.messages.confirmed + it.messages.accepted);
+    let messages = format::number(messages.sum::<u64>() as f64);
+    let count = tried.len();
+    let mut losers: BTreeMap<String, u64> = BTreeMap::new();
+    for repetition in tried.iter().filter(|it| it.messages.lost > 0) {
+        let subject = title(manifest, &repetition.subject);
+        let fault = faults::title(&repetition.fault);
+        let place = format!("{subject} under \"{fault}\"");
+        *losers.entry(place).or_default() += repetition.messages.lost;
+    }
+    if losers.is_empty() {
+        return format!(
+            "Nothing lost: every one of {messages} confirmed messages in {count} repetitions is accounted for."
+        );
+    }
+    let places: Vec<String> = losers
+        .iter()
+        .map(|(place, lost)| format!("{lost} by {place}"))
+        .collect();
+    format!(
+        "Messages lost: {}, of {messages} confirmed ones in {count} repetitions.",
+        places.join("; ")
+    )
+}
+
+/// The longest median recovery of each subject.
+fn slowest(manifest: &Manifest, tried: &[&Repetition]) -> String {
+    let mut parts = Vec::new();
+    for subject in &manifest.subjects {
+        let own = groups(tried);
+        let own = own.iter().filter(|((_, name), _)| *name == subject.name);
+        let slowest = own
+            .flat_map(|((fault, _), all)| {
+                let rest = median_of(all, |it| it.rest_recovery_s);
+                let amqp = median_of(all, |it| it.amqp_recovery_s);
+                [(rest, "REST", *fault), (amqp, "AMQP", *fault)]
+            })
+            .filter_map(|(recovery_s, kind, fault)| Some((recovery_s?, kind, fault)))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((recovery_s, kind, fault)) = slowest {
+            let recovery = seconds(recovery_s);
+            let fault = faults::title(fault);
+            parts.push(format!("{} {recovery} ({kind}, {fault})", subject.title));
+        }
+    }
+    let unrecovered = tried
+        .iter()
+        .filter(|it| it.rest_recovery_s.is_none() || it.amqp_recovery_s.is_none());
+    let unrecovered = match unrecovered.count() {
+        0 => "every repetition recovered".to_owned(),
+        1 => "one repetition did not recover at all".to_owned(),
+        count => format!("{count} repetitions did not recover at all"),
+    };
+    format!("Slowest recovery: {}; {unrecovered}.", parts.join(", "))
+}
+
+fn worth(tried: &[&Repetition]) -> String {
+    let counts: BTreeSet<usize> = groups(tried).values().map(Vec::len).collect();
+    let (least, most) = (counts.first(), counts.last());
+    let each = match (least, most) {
+        (Some(least), Some(most)) if least != most => format!("{least} to {most} repetitions"),
+        (Some(1), _) => "one repetition".to_owned(),
+        (Some(count), _) => format!("{count} repetitions"),
+        _ => "no repetition".to_owned(),
+    };
+    let (rest, amqp) = (faults::REST_RATE_PER_S, faults::AMQP_RATE_PER_S);
+    format!(
+        "What it is worth: {each} of each fault and subject under {rest} REST requests and {amqp} events per second, \
+         nothing pinned; medians without intervals, shown and not ranked."
+    )
+}
+
+type Groups<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Repetition>>;
+
+/// The repetitions by fault and subject.
+fn groups<'a>(repetitions: &[&'a Repetition]) -> Groups<'a> {
+    let mut groups = Groups::new();
+    for repetition in repetitions {
+        let place = (repetition.fault.as_str(), repetition.subject.as_str());
+        groups.entry(place).or_default().push(repetition);
+    }
+    groups
+}
+
+/// The median of what the repetitions have of it.
+fn median_of(
+    repetitions: &[&Repetition],
+    value: impl Fn(&Repetition) -> Option<f64>,
+) -> Option<f64> {
+    let mut values: Vec<f64> = repetitions.iter().filter_map(|it| value(it)).collect();
+    median(&mut values)
+}
+
+fn title<'a>(manifest: &'a Manifest, subject: &'a str) -> &'a str {
+    let found = manifest.subjects.iter().find(|facts| facts.name == subject);
+    found.map_or(subject, |facts| &facts.title)
+}
+
+fn document(manifest: &Manifest, repetitions: &[Repetition]) -> Document {
+    let raw = Table {
+        head: vec!["Raw data".into(), "What it is".into()],
+        rows: vec![vec![
+            Cell {
+                link: Some(faults::FILE.to_owned()),
+                ..Cell::new(faults::FILE)
+            },
+            Cell::new("a line of JSON for each repetition, as it was made"),
+        ]],
+    };
+    Document {
+        title: format!("{} ({})", manifest.run_id, manifest.profile),
+        answer: answer(manifest, repetitions),
+        validity: banner(manifest, repetitions),
+        blocks: vec![
+            Block::Section("Faults".into()),
+            Block::Text(faults::QUESTION.to_owned()),
+            Block::Table(matrix(manifest, repetitions)),
+            Block::Text(READING.to_owned()),
+            Block::Part("Every fault and subject".into()),
+            Block::Table(details(manifest, repetitions)),
+            Block::Section("What was measured, and where".into()),
+            Block::Table(super::tables::manifest(manifest)),
+            Block::Part("Subjects".into()),
+            Block::Table(super::tables::subjects(manifest)),
+            Block::Table(raw),
+        ],
+    }
+}
+
+/// Where the numbers stand.
+const NUMBERS: &str = "The numbers of each repetition stand in [faults.jsonl](faults.jsonl).";
+/// How to read the tables.
+const READING: &str = "Recovery is the time from the end of the fault to the first success that one second \
+without a failure follows. Failed operations were sent and ended otherwise than the contract says for an \
+undisturbed service. Lost is a message that the broker confirmed or the service answered with 202, and that is \
+neither in the store, nor answered, nor a dead letter, nor queued. Duplicates were recognised by the service; \
+repeated messages had their effect again, as a store that has begun anew cannot know them. \
+Memory is the summed PSS three seconds after the fault minus that before it.";
+
+fn banner(manifest: &Manifest, repetitions: &[Repetition]) -> Banner {
+    let planned: usize = manifest.order.iter().map(Vec::len).sum();
+    let skipped = repetitions.iter().filter(|it| it.skipped.is_some()).count();
+    let faulty = repetitions.iter().filter(|it| it.is_faulty()).count();
+    let made = repetitions.len();
+    let mut text = format!(
+        "{made} of {planned} repetitions made, {skipped} not applicable, {faulty} with a loss, a death or no recovery"
+    );
+    if manifest.interrupted || made < planned {
+        text.push_str("; PARTIAL: the campaign was interrupted");
+    }
+    Banner {
+        complete: !manifest.interrupted && made == planned && faulty == 0,
+        text,
+    }
+}
+
+/// The names of the faults in the order in which they were tried first.
+fn fault_names(repetitions: &[Repetition]) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for repetition in repetitions {
+        if !names.contains(&repetition.fault.as_str()) {
+            names.push(&repetition.fault);
+        }
+    }
+    names
+}
+
+/// One row per fault, one column per subject.
+fn matrix(manifest: &Manifest, repetitions: &[Repetition]) -> Table {
+    let groups = groups(&repetitions.iter().collect::<Vec<_>>());
+    let subjects = &manifest.subjects;
+    let titles = subjects.iter().map(|subject| subject.title.clone());
+    let rows = fault_names(repetitions).into_iter().map(|fault| {
+        let cells = subjects.iter().map(|subject| {
+            let group = groups.get(&(fault, subject.name.as_str()));
+            group.map_or_else(|| Cell::new("–"), |group| glance(group))
+        });
+        let name = Cell {
+            small: fault.to_owned(),
+            ..Cell::new(faults::title(fault))
+        };
+        std::iter::once(name).chain(cells).collect()
+    });
+    Table {
+        head: std::iter::once("Fault".to_owned()).chain(titles).collect(),
+        rows: rows.collect(),
+    }
+}
+
+/// A fault and a subject at a glance.
+fn glance(group: &[&Repetition]) -> Cell {
+    if let [first, ..] = group
+        && let Some(reason) = &first.skipped
+    {
+        return Cell {
+            small: reason.clone(),
+            ..Cell::new("–")
+        };
+    }
+    let rest = recovery(group, |it| it.rest_recovery_s);
+    let amqp = recovery(group, |it| it.amqp_recovery_s);
+    let failed = median_of(group, |it| Some(it.failed as f64)).unwrap_or_default();
+    let lost: u64 = group.iter().map(|it| it.messages.lost).sum();
+    let duplicates = median_of(group, |it| Some(again(it) as f64)).unwrap_or_default();
+    let retained = retained(group);
+    let is_faulty = group.iter().any(|it| it.is_faulty());
+    Cell {
+        text: format!("REST {rest}\nAMQP {amqp}"),
+        small: format!(
+            "{} failed, {lost} lost, {} again, {retained}",
+            format::setting(failed),
+            format::setting(duplicates)
+        ),
+        tone: if is_faulty { Tone::Bad } else { Tone::Plain },
+        link: None,
+    }
+}
+
+/// Messages that came again, whether the service knew them or not.
+fn again(repetition: &Repetition) -> u64 {
+    repetition.messages.duplicates + repetition.messages.repeated
+}
+
+/// The median recovery, and how many did not recover.
+fn recovery(group: &[&Repetition], of: impl Fn(&Repetition) -> Option<f64>) -> String {
+    let never = group.iter().filter(|it| of(it).is_none()).count();
+    let median = median_of(group, &of).map(seconds);
+    match (median, never) {
+        (None, _) => "never".to_owned(),
+        (Some(median), 0) => median,
+        (Some(median), never) => format!("{median}, {never} never"),
+    }
+}
+
+/// To the hundredth: the load sends every 5 ms.
+fn seconds(value: f64) -> String {
+    format!("{value:.2} s")
+}
+
+fn retained(group: &[&Repetition]) -> String {
+    let bytes = median_of(group, |it| Some(it.retained_bytes())).unwrap_or_default();
+    format!("{:+.2} MiB", bytes / 1_048_576.0)
+}
+
+/// One row per fault and subject with everything.
+fn details(manifest: &Manifest, repetitions: &[Repetition]) -> Table {
+    let head = [
+        "Fault, subject",
+        "n",
+        "Fault lasted",
+        "Failed operations",
+        "Recovery REST",
+        "Recovery AMQP",
+        "Messages",
+        "Lost",
+        "Duplicates, repeated",
+        "Gone with the fault",
+        "Memory",
+        "Remarks",
+    ];
+    let groups = groups(&tried(repetitions));
+    let mut rows = Vec::new();
+    for fault in fault_names(repetitions) {
+        for subject in &manifest.subjects {
+            if let Some(group) = groups.get(&(fault, subject.name.as_str())) {
+                rows.push(detail(fault, &subject.title, group));
+            }
+        }
+    }
+    Table {
+        head: head.map(str::to_owned).to_vec(),
+        rows,
+    }
+}
+
+fn detail(fault: &str, subject: &str, group: &[&Repetition]) -> Vec<Cell> {
+    let sum = |of: fn(&Repetition) -> u64| group.iter().map(|it| of(it)).sum::<u64>();
+    let lasted = median_of(group, |it| Some(it.fault_s)).unwrap_or_default();
+    let failed = median_of(group, |it| Some(it.failed as f64)).unwrap_or_default();
+    let lost = sum(|it| it.messages.lost);
+    let tone = |is_bad| if is_bad { Tone::Bad } else { Tone::Plain };
+    vec![
+        Cell::new(format!("{fault}, {subject}")),
+        Cell::new(group.len().to_string()),
+        Cell::new(seconds(lasted)),
+        Cell {
+            small: ways(group),
+            ..Cell::new(format::setting(failed))
+        },
+        Cell::new(recovery(group, |it| it.rest_recovery_s)),
+        Cell::new(recovery(group, |it| it.amqp_recovery_s)),
+        Cell::new(sum(|it| it.messages.confirmed + it.messages.accepted).to_string()),
+        Cell {
+            tone: tone(lost > 0),
+            ..Cell::new(lost.to_string())
+        },
+        Cell::new(format!(
+            "{}, {}",
+            sum(|it| it.messages.duplicates),
+            sum(|it| it.messages.repeated)
+        )),
+        Cell::new(sum(|it| it.messages.destroyed + it.messages.unproven).to_string()),
+        Cell::new(retained(group)),
+        Cell {
+            tone: tone(group.iter().any(|it| !it.problems.is_empty())),
+            ..Cell::new(remarks(group))
+        },
+    ]
+}
+
+/// How operations failed, over all repetitions: `events 503 × 80`.
+fn ways(group: &[&Repetition]) -> String {
+    let mut ways: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for (kind, outcomes) in group.iter().flat_map(|it| &it.operations) {
+        for (outcome, count) in outcomes.iter().filter(|(outcome, _)| *outcome != "ok") {
+            *ways.entry((kind, outcome)).or_default() += count;
+        }
+    }
+    let ways: Vec<String> = ways
+        .into_iter()
+        .map(|((kind, outcome), count)| format!("{kind} {outcome} × {count}"))
+        .collect();
+    ways.join(", ")
+}
+
+/// Every note and problem once.
+fn remarks(group: &[&Repetition]) -> String {
+    let all = group
+        .iter()
+        .flat_map(|it| it.problems.iter().chain(&it.notes));
+    let distinct: BTreeSet<&str> = all.map(String::as_str).collect();
+    distinct.into_iter().collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyse::synthetic;
+
+    fn repetition(subject: &str, lost: u64) -> Repetition {
+        let mut repetition = Repetition {
+            fault: "broker-killed".to_owned(),
+            subject: subject.to_owned(),
+            failed: 3,
+            rest_recovery_s: Some(0.5),
+            amqp_recovery_s: Some(1.25),
+            pss_before_bytes: 1_048_576,
+            pss_after_bytes: 1_572_864,
+            ..Repetition::default()
+        };
+        repetition.messages.confirmed = 100;
+        repetition.messages.lost = lost;
+        repetition
+    }
+
+    fn manifest() -> Manifest {
+        let mut manifest = synthetic::run(1).manifest;
+        manifest.order = vec![vec!["broker-killed async".to_owned()]];
+        manifest
+    }
+
+    #[test]
+    fn a_loss_is_the_first_thing_that_is_said() {
+        let manifest = manifest();
+        let name = manifest.subjects[0].name.clone();
+        let [first, second, _] = answer(&manifest, &[repetition(&name, 0)]);
+        assert!(
+            first.starts_with("Nothing lost: every one of 100"),
+            "{first}"
+        );
+        assert!(second.contains("1.25 s (AMQP"), "{second}");
+        let [first, ..] = answer(&manifest, &[repetition(&name, 2)]);
+        assert!(first.starts_with("Messages lost: 2 by"), "{first}");
+    }
+
+    #[test]
+    fn the_matrix_has_a_row_per_fault_and_marks_what_failed() {
+        let manifest = manifest();
+        let name = manifest.subjects[0].name.clone();
+        let table = matrix(&manifest, &[repetition(&name, 1)]);
+        let cell = &table.rows[0][1];
+        assert_eq!(cell.text, "REST 0.50 s\nAMQP 1.25 s");
+        assert_eq!(cell.small, "3 failed, 1 lost, 0 again, +0.50 MiB");
+        assert_eq!(cell.tone, Tone::Bad);
+        assert_eq!(table.rows[0][2].text, "–");
+    }
+
+    #[test]
+    fn what_could_not_be_tried_says_why() {
+        let manifest = manifest();
+        let skipped = Repetition {
+            skipped: Some("it has no amqp process".to_owned()),
+            ..repetition(&manifest.subjects[0].name, 0)
+        };
+        assert!(!skipped.is_faulty());
+        let table = matrix(&manifest, std::slice::from_ref(&skipped));
+        assert_eq!(table.rows[0][1].small, "it has no amqp process");
+        assert!(details(&manifest, &[skipped]).rows.is_empty());
+    }
+}
