@@ -80,6 +80,10 @@ struct RunArgs {
     /// Repetitions of every fault, only with `--scenario faults` [default: 1, 5 or 20 by the profile].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: Option<u32>,
+    /// Repetitions at a time, only with `--scenario faults`; more than one takes a private node each
+    /// whatever AMQP_URL says, saves time, and lets each disturb the others' recovery [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    lanes: Option<u32>,
     /// Fault to cause, only with `--scenario faults`; may be repeated [default: all].
     #[arg(long = "fault", value_name = "NAME")]
     faults: Vec<String>,
@@ -212,13 +216,16 @@ impl RunArgs {
 
     /// What does not go together.
     fn misfit(&self) -> Option<&'static str> {
-        let only_there = self.repetitions.is_some() || !self.faults.is_empty();
+        let only_there =
+            self.repetitions.is_some() || self.lanes.is_some() || !self.faults.is_empty();
         match self.is_campaign() {
             true if self.scenarios.len() > 1 => Some("`--scenario faults` goes alone"),
             true if self.blocks.is_some() => {
                 Some("`--scenario faults` has no blocks; use --repetitions")
             }
-            false if only_there => Some("--repetitions and --fault belong to `--scenario faults`"),
+            false if only_there => {
+                Some("--repetitions, --lanes and --fault belong to `--scenario faults`")
+            }
             _ => None,
         }
     }
@@ -231,6 +238,7 @@ impl From<RunArgs> for CampaignOptions {
             faults: args.faults,
             subjects: args.subjects,
             repetitions: args.repetitions,
+            lanes: args.lanes.unwrap_or(1),
             seed: args.seed,
             purge: args.purge,
             out: args.out,
@@ -449,6 +457,7 @@ mod tests {
         assert!(misfit("--scenario faults --blocks 2"));
         assert!(misfit("--scenario idle --fault poison"));
         assert!(misfit("--repetitions 2"));
+        assert!(misfit("--lanes 2"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::record::{Host, HostDuring, Layout};
@@ -82,6 +83,20 @@ pub fn with_cpus<T>(cpus: Option<&[usize]>, work: impl FnOnce() -> T) -> std::io
 /// If the cores do not exist or are not allowed.
 pub fn pin_current_thread(cpus: &[usize]) -> std::io::Result<()> {
     Ok(sched_setaffinity(None, &cpu_set(cpus))?)
+}
+
+/// Allows this program, and every subject that it launches from now on, as many open files as the
+/// hard limit does.
+///
+/// # Errors
+/// If the system refuses, which it may not.
+pub fn raise_open_files() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 /// Whether every thread of `pid` may run on exactly these cores; false if it has ended.

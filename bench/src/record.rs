@@ -299,6 +299,9 @@ pub struct Manifest {
     pub cells: Vec<CellFacts>,
     /// Order of the launches: per block, the pairs `cell subject`.
     pub order: Vec<Vec<String>>,
+    /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
+    #[serde(default)]
+    pub lanes: u32,
 }
 
 /// The machine.

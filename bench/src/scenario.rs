@@ -100,6 +100,8 @@ pub struct Durations {
     /// Messages in the queue before the launch: one number for each value of the axis.
     #[serde(default)]
     pub prefill: Vec<u64>,
+    /// Blocks at the most, for windows so long that the profile's number would take days.
+    pub blocks: Option<u32>,
 }
 
 /// One scenario file.
@@ -166,6 +168,8 @@ pub struct Cell {
     pub window_s: f64,
     /// Messages queued before the launch; above 0 the cell is a drain.
     pub prefill: u64,
+    /// Blocks at the most; no limit of its own if none.
+    pub blocks: Option<u32>,
 }
 
 impl Scenario {
@@ -255,6 +259,7 @@ impl Scenario {
             warm_up_s: lengths.warm_up_s,
             window_s: lengths.window_s,
             prefill: lengths.prefill.first().copied().unwrap_or(0),
+            blocks: lengths.blocks,
         };
         cell.environment
             .insert("BC_PROFILE".into(), self.service_profile.clone());

@@ -3,10 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::LaunchData;
-use crate::record::{CellFacts, Kind, OperationCounts};
+use super::statistics::{median, theil_sen};
+use crate::record::{CellFacts, Kind, OperationCounts, Sample};
 
 /// Observations that must lie beyond a quantile before it is printed.
 const BEYOND_QUANTILE: u64 = 100;
+/// Shortest window whose growth says anything about an hour, in ms.
+const GROWTH_WINDOW_MS: f64 = 300_000.0;
+/// Parts of a window between which its growth is looked for.
+const GROWTH_PARTS: usize = 60;
 
 /// One figure per launch. The serialised name carries the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,6 +55,11 @@ pub enum Metric {
     /// Summed RSS of the tree, which counts shared pages once per process.
     #[serde(rename = "rss_bytes")]
     Rss,
+    /// Growth of the summed PSS over the window, only for windows of five minutes or more: the
+    /// Theil–Sen slope over 60 equal parts of the window, each by its median. Sen, "Estimates of
+    /// the Regression Coefficient Based on Kendall's Tau", 1968.
+    #[serde(rename = "pss_bytes_per_h")]
+    PssSlope,
     /// Voluntary context switches per completed operation.
     #[serde(rename = "voluntary_switches_per_operation")]
     SwitchesPerOperation,
@@ -95,6 +105,8 @@ pub enum Unit {
     Seconds,
     /// Stored in bytes, printed in MiB.
     Mebibytes,
+    /// Stored in bytes per hour, printed in MiB per hour.
+    MebibytesPerHour,
     /// Events per second.
     PerSecond,
     /// Stored in ns per second, printed in ms per second.
@@ -156,7 +168,7 @@ pub fn activity(cell: &CellFacts) -> Activity {
 
 impl Metric {
     /// Every metric in the order of the tables.
-    pub const ALL: [Metric; 20] = [
+    pub const ALL: [Metric; 21] = [
         Metric::RestP50,
         Metric::RestP95,
         Metric::RestP99,
@@ -171,6 +183,7 @@ impl Metric {
         Metric::Pss,
         Metric::Uss,
         Metric::Rss,
+        Metric::PssSlope,
         Metric::SwitchesPerOperation,
         Metric::SwitchesPerSecond,
         Metric::Threads,
@@ -196,6 +209,7 @@ impl Metric {
             Metric::Pss => "PSS",
             Metric::Uss => "USS",
             Metric::Rss => "RSS",
+            Metric::PssSlope => "Growth of PSS",
             Metric::SwitchesPerOperation => "Switches per operation",
             Metric::SwitchesPerSecond => "Switches per second",
             Metric::Threads => "Threads",
@@ -217,6 +231,7 @@ impl Metric {
             Metric::CpuPerOperation | Metric::CpuPerMessage => Unit::Microseconds,
             Metric::CpuPerSecond => Unit::MillisecondsPerSecond,
             Metric::Pss | Metric::Uss | Metric::Rss => Unit::Mebibytes,
+            Metric::PssSlope => Unit::MebibytesPerHour,
             Metric::Ready => Unit::Seconds,
             Metric::SwitchesPerOperation | Metric::Threads => Unit::Count,
             Metric::Ceiling
@@ -227,14 +242,16 @@ impl Metric {
         }
     }
 
-    /// Direction; RSS counts shared pages repeatedly, threads are a fact, and the throughput
-    /// of an open loop is what was asked for, so these are not ranked.
+    /// Direction; RSS counts shared pages repeatedly, growth has no ratio, threads are a fact, and
+    /// the throughput of an open loop is what was asked for, so these are not ranked.
     pub fn better(self) -> Better {
         match self {
             Metric::Ceiling | Metric::MessagesPerSecond => Better::Higher,
-            Metric::Rss | Metric::Threads | Metric::RestThroughput | Metric::AmqpThroughput => {
-                Better::Neither
-            }
+            Metric::Rss
+            | Metric::PssSlope
+            | Metric::Threads
+            | Metric::RestThroughput
+            | Metric::AmqpThroughput => Better::Neither,
             _ => Better::Lower,
         }
     }
@@ -291,6 +308,7 @@ impl Metric {
             Metric::Pss => positive(resources.pss_bytes),
             Metric::Uss => positive(resources.uss_bytes),
             Metric::Rss => positive(resources.rss_bytes),
+            Metric::PssSlope => growth_per_h(&data.samples),
             Metric::Threads => positive(u64::from(resources.threads)),
             Metric::Ready => Some(launch.ready_s).filter(|s| *s > 0.0),
             _ => None,
@@ -331,6 +349,21 @@ fn read_quantile(data: &LaunchData, kind: Kind, quantile: f64) -> Option<Reading
     } else {
         Reading::Value(histogram.value_at_quantile(quantile) as f64)
     })
+}
+
+/// Bytes of PSS per hour; `None` for a window that is too short.
+fn growth_per_h(samples: &[Sample]) -> Option<f64> {
+    let length_ms = samples.last()?.t_ms - samples.first()?.t_ms;
+    if length_ms < GROWTH_WINDOW_MS {
+        return None;
+    }
+    let part = |samples: &[Sample]| {
+        let of =
+            |size: fn(&Sample) -> f64| median(&mut samples.iter().map(size).collect::<Vec<_>>());
+        Some((of(|s| s.t_ms / 3.6e6)?, of(|s| s.pss_bytes as f64)?))
+    };
+    let parts = samples.chunks(samples.len().div_ceil(GROWTH_PARTS));
+    theil_sen(&parts.filter_map(part).collect::<Vec<_>>())
 }
 
 fn completed(data: &LaunchData) -> u64 {

@@ -319,6 +319,27 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_grows_is_seen_in_a_long_window_only() {
+        let mut data = synthetic::one_launch();
+        let sample = |second: u32| Sample {
+            t_ms: f64::from(second) * 1e3,
+            // 2 MiB per hour beside a saw-tooth of 64 KiB.
+            pss_bytes: 5_000_000
+                + u64::from(second) * 2 * 1_048_576 / 3_600
+                + u64::from(second % 7) * 9_362,
+            ..Sample::default()
+        };
+        let growth = |data: &LaunchData| Metric::PssSlope.read(data, metric::Activity::Load);
+        data.samples = (0..1_800).map(sample).collect();
+        let slope = growth(&data)
+            .and_then(Reading::value)
+            .expect("half an hour");
+        assert!((slope / 1_048_576.0 - 2.0).abs() < 0.05, "{slope}");
+        data.samples.truncate(290);
+        assert_eq!(growth(&data), None);
+    }
+
+    #[test]
     fn the_summary_survives_its_json_form() {
         let summary = analyse(&synthetic::run(3));
         let text = serde_json::to_string(&summary).expect("serialisable");

@@ -92,6 +92,16 @@ pub fn median(values: &mut [f64]) -> Option<f64> {
     }
 }
 
+/// Slope of a line through points `(x, y)`: the median of the slopes of all pairs, which up to 29 %
+/// outliers do not sway; `None` without two points of different `x`.
+pub fn theil_sen(points: &[(f64, f64)]) -> Option<f64> {
+    let from = |(n, &(x, y)): (usize, &(f64, f64))| {
+        let later = points[n + 1..].iter().filter(move |later| later.0 != x);
+        later.map(move |later| (later.1 - y) / (later.0 - x))
+    };
+    median(&mut points.iter().enumerate().flat_map(from).collect::<Vec<_>>())
+}
+
 /// Median over blocks with its bootstrap interval.
 pub fn median_over_blocks(values: &[f64], seed: u64) -> Option<(f64, Option<Interval>)> {
     let estimate = median(&mut values.to_vec())?;
@@ -207,6 +217,19 @@ mod tests {
         assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), Some(2.5));
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&mut []), None);
+    }
+
+    #[test]
+    fn the_slope_is_recovered_in_spite_of_outliers() {
+        let mut points: Vec<(f64, f64)> = (0..60)
+            .map(|n| (f64::from(n), 7.0 - 0.5 * f64::from(n)))
+            .collect();
+        points[3].1 += 1e9;
+        points[50].1 -= 1e9;
+        let slope = theil_sen(&points).expect("sixty points");
+        assert!((slope + 0.5).abs() < 1e-9, "{slope}");
+        assert_eq!(theil_sen(&[(1.0, 2.0), (1.0, 3.0)]), None);
+        assert_eq!(theil_sen(&[]), None);
     }
 
     #[test]

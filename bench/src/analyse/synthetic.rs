@@ -140,6 +140,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         subjects: SUBJECTS.map(subject).to_vec(),
         cells,
         order,
+        lanes: 0,
     }
 }
 

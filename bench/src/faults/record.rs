@@ -33,8 +33,9 @@ pub struct Repetition {
     pub pss_before_bytes: u64,
     /// The same three seconds or more after the end of the fault, under the same load.
     pub pss_after_bytes: u64,
-    /// What else was seen, in words.
-    pub notes: Vec<String>,
+    /// What else was counted, by its name, which says the unit.
+    #[serde(default)]
+    pub figures: BTreeMap<String, f64>,
     /// What must not be: a death, an orphan, a fault of the instrument.
     pub problems: Vec<String>,
 }
@@ -73,6 +74,16 @@ impl Repetition {
         let recovered = self.rest_recovery_s.is_some() && self.amqp_recovery_s.is_some();
         let was_tried = self.skipped.is_none();
         was_tried && (self.messages.lost > 0 || !recovered || !self.problems.is_empty())
+    }
+
+    /// Requests that were sent and then cut off or left without an answer.
+    #[must_use]
+    pub fn unanswered(&self) -> u64 {
+        let rest = self.operations.iter().filter(|(kind, _)| *kind != "amqp");
+        let ways = rest.flat_map(|(_, ways)| ways);
+        ways.filter(|(way, _)| ["closed", "timed-out"].contains(&way.as_str()))
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// Memory that was not given back, in bytes; below 0 if there is less than before.

@@ -98,7 +98,7 @@ fn attempt(
     let mut stage = Stage::start(subject, ground.broker, environment, proxied, at)?;
     let played = play(&mut stage, fault, cause, ground.interrupt, record)
         .and_then(|()| conclude(&mut stage, cause, &id, record));
-    record.notes = std::mem::take(&mut stage.notes);
+    record.figures = std::mem::take(&mut stage.figures);
     record.problems = std::mem::take(&mut stage.problems);
     played
 }
@@ -149,8 +149,7 @@ fn play(
 fn note_early_failures(stage: &mut Stage<'_>, begun: Duration) {
     let early = failed_before(&stage.load.operations(), begun);
     if early > 0 {
-        let note = format!("{early} operations had failed before the fault");
-        stage.notes.push(note);
+        stage.note("operations that failed before the fault", early as f64);
     }
 }
 
@@ -186,7 +185,7 @@ fn note_reconnects(stage: &mut Stage<'_>) {
     let metrics = stage.get("/metrics").unwrap_or_default();
     let count = read_metric(&metrics, "amqp_reconnects_total", "");
     if count > 0 {
-        stage.notes.push(format!("{count} reconnects"));
+        stage.note("reconnects", count as f64);
     }
 }
 

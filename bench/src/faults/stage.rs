@@ -78,7 +78,7 @@ pub(super) struct Stage<'a> {
     /// End of the fault, if its healing is not itself the end.
     pub(super) ended: Option<Instant>,
     pub(super) excuse: Option<Excuse>,
-    pub(super) notes: Vec<String>,
+    pub(super) figures: BTreeMap<String, f64>,
     pub(super) problems: Vec<String>,
     pub(super) testimony: Testimony,
     /// `None` while the service is gone.
@@ -143,7 +143,7 @@ impl<'a> Stage<'a> {
             proxy,
             ended: None,
             excuse: None,
-            notes: Vec::new(),
+            figures: BTreeMap::new(),
             problems: Vec::new(),
             testimony: Testimony::default(),
             running: Some(running),
@@ -151,6 +151,11 @@ impl<'a> Stage<'a> {
             lives: 1,
             asked: Duration::ZERO,
         })
+    }
+
+    /// Notes a figure for the record; its name says the unit.
+    pub(super) fn note(&mut self, name: &str, value: f64) {
+        self.figures.insert(name.to_owned(), value);
     }
 
     /// Where the service listens.

@@ -2,7 +2,8 @@
 //! `broker → build → (repetition → write)* → report`.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::plan;
@@ -13,7 +14,7 @@ use crate::faults::{self, Fault, Ground, Repetition};
 use crate::load::SplitMix;
 use crate::profile::ProfileName;
 use crate::record::Manifest;
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, RunDirError};
 use crate::subject::{self, BuiltSubject, Subject};
 use crate::{host, report};
 
@@ -28,6 +29,8 @@ pub struct CampaignOptions {
     pub subjects: Vec<String>,
     /// Repetitions instead of the profile's number.
     pub repetitions: Option<u32>,
+    /// Repetitions under way at once, each on a broker of its own.
+    pub lanes: u32,
     /// Seed of the order; from the clock if none.
     pub seed: Option<u64>,
     /// Whether a broker that was not started here may be emptied.
@@ -54,11 +57,17 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     let faults = faults::select(&options.faults)?;
     let subjects = subject::read_all(&root.join("bench/subjects"))?;
     let subjects: Vec<Subject> = subject::select(&subjects, &options.subjects)?;
+    let raised = host::raise_open_files();
+    raised
+        .map_err(|error| RunError::Machine("cannot raise the limit of open files".into(), error))?;
     let built = build(&subjects, &root, interrupt)?;
-    let mut broker = own_broker(&broker::Options {
-        purge: options.purge,
-        ..broker::Options::from_environment(root.clone())
-    })?;
+    let mut brokers = own_brokers(
+        options.lanes,
+        &broker::Options {
+            purge: options.purge,
+            ..broker::Options::from_environment(root.clone())
+        },
+    )?;
     let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
     let repetitions = options
         .repetitions
@@ -67,7 +76,8 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     let profile = options.profile.profile();
     let mut manifest = plan::manifest(&profile, seed, &root, &[], &built, &[]);
     manifest.run_id = format!("{}-{}", manifest.run_id, faults::NAME);
-    manifest.broker = broker.facts.clone();
+    manifest.broker = brokers[0].facts.clone();
+    manifest.lanes = options.lanes;
     manifest.order = (0..repetitions)
         .map(|number| order(&slots, number))
         .collect();
@@ -75,14 +85,15 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
     run.write_file(faults::FILE, b"")?;
-    let mut done = Vec::new();
-    let performed = perform_all(&mut broker, &slots, (&run, seed, interrupt), &mut done);
-    broker.stop();
+    let started = Instant::now();
+    let log = Log::new(&run, slots.len());
+    let performed = perform_all(&mut brokers, &slots, &log, (seed, interrupt));
+    brokers.into_iter().for_each(Broker::stop);
+    let done = log.finish();
     manifest.interrupted = performed.is_err() || interrupt.load(Ordering::Relaxed);
-    manifest.elapsed_s = done.iter().map(|(_, took_s)| took_s).sum();
+    manifest.elapsed_s = started.elapsed().as_secs_f64();
     run.write_manifest(&manifest)?;
     write_report(&run)?;
-    let done: Vec<Repetition> = done.into_iter().map(|(repetition, _)| repetition).collect();
     match performed {
         Ok(()) => Ok(conclude(&run, &manifest, &done)),
         Err(source) => Err(RunError::Partial {
@@ -90,6 +101,17 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
             source: Box::new(source),
         }),
     }
+}
+
+/// A broker for each lane. Only private nodes can be had in any number, so that the one that the
+/// user named serves a single lane only.
+fn own_brokers(lanes: u32, options: &broker::Options) -> Result<Vec<Broker>, broker::Error> {
+    let url = options.url.clone().filter(|_| lanes == 1);
+    let options = broker::Options {
+        url,
+        ..options.clone()
+    };
+    (0..lanes).map(|_| own_broker(&options)).collect()
 }
 
 /// A node that nobody else uses, if the user named no broker: the campaign kills it.
@@ -144,44 +166,108 @@ fn order(slots: &[Slot<'_>], repetition: u32) -> Vec<String> {
         .collect()
 }
 
-/// Every repetition in its order, with the seconds that it took; written after each.
+/// What the lanes share: which repetition is next, and what came of the others.
+struct Log<'a> {
+    run: &'a RunDir,
+    progress: Mutex<Progress>,
+    next: AtomicUsize,
+    /// With their places in the plan, since lanes end in any order.
+    done: Mutex<Vec<(usize, Repetition)>>,
+}
+
+impl<'a> Log<'a> {
+    fn new(run: &'a RunDir, slots: usize) -> Self {
+        Self {
+            run,
+            progress: Mutex::new(Progress::new(slots)),
+            next: AtomicUsize::new(0),
+            done: Mutex::default(),
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a repetition down at once, in its place of the plan.
+    fn keep(&self, place: usize, repetition: Repetition) -> Result<(), RunDirError> {
+        if repetition.is_faulty() {
+            let line = report::faults::line(&repetition);
+            let (fault, subject) = (&repetition.fault, &repetition.subject);
+            self.progress().warn(&format!("{fault} {subject}: {line}"));
+        }
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.push((place, repetition));
+        done.sort_by_key(|(place, _)| *place);
+        let all: Vec<Repetition> = done.iter().map(|(_, it)| it.clone()).collect();
+        self.run
+            .write_file(faults::FILE, faults::lines(&all).as_bytes())
+    }
+
+    fn finish(self) -> Vec<Repetition> {
+        self.progress().finish();
+        let done = self.done.into_inner();
+        let done = done.unwrap_or_else(PoisonError::into_inner);
+        done.into_iter().map(|(_, repetition)| repetition).collect()
+    }
+}
+
+/// Every repetition, each by the lane that is free first.
 fn perform_all(
+    brokers: &mut [Broker],
+    slots: &[Slot<'_>],
+    log: &Log<'_>,
+    ending: (u64, &AtomicBool),
+) -> Result<(), RunError> {
+    let base = std::env::temp_dir().join(format!("threeways-faults-{}", std::process::id()));
+    let performed = std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..)
+            .zip(brokers)
+            .map(|(number, broker): (u32, _)| {
+                let scratch = base.join(number.to_string());
+                scope.spawn(move || perform_lane(broker, slots, log, &scratch, ending))
+            })
+            .collect();
+        let ended = lanes.into_iter().map(|lane| {
+            let ended = lane.join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        // All of them have ended before the first error is told.
+        ended.collect::<Vec<_>>().into_iter().collect()
+    });
+    remove(&base);
+    performed
+}
+
+/// One repetition after the other, as long as there are any.
+fn perform_lane(
     broker: &mut Broker,
     slots: &[Slot<'_>],
-    (run, seed, interrupt): (&RunDir, u64, &AtomicBool),
-    done: &mut Vec<(Repetition, f64)>,
+    log: &Log<'_>,
+    scratch: &Path,
+    (seed, interrupt): (u64, &AtomicBool),
 ) -> Result<(), RunError> {
-    let scratch = std::env::temp_dir().join(format!("threeways-faults-{}", std::process::id()));
     let machine = |error| RunError::Machine(format!("cannot use {}", scratch.display()), error);
-    std::fs::create_dir_all(&scratch).map_err(machine)?;
-    let progress = Progress::new(slots.len());
-    for slot in slots {
-        if interrupt.load(Ordering::Relaxed) {
-            break;
-        }
-        let name = &slot.subject.subject.name;
-        let round = slot.repetition;
-        progress.next(&format!("repetition {round} {} {name}", slot.fault.name));
-        let started = Instant::now();
+    std::fs::create_dir_all(scratch).map_err(machine)?;
+    while !interrupt.load(Ordering::Relaxed) {
+        let place = log.next.fetch_add(1, Ordering::Relaxed);
+        let Some(slot) = slots.get(place) else { break };
+        let (fault, subject, round) = (slot.fault.name, slot.subject, slot.repetition);
+        log.progress().next(&format!(
+            "repetition {round} {fault} {}",
+            subject.subject.name
+        ));
         let mut ground = Ground {
             broker: &mut *broker,
-            scratch: &scratch,
+            scratch,
             interrupt,
             seed,
         };
-        let performed = faults::perform(&mut ground, slot.fault, slot.subject, round);
+        let performed = faults::perform(&mut ground, slot.fault, subject, round);
         mend(broker)?;
         let Some(repetition) = performed else { break };
-        if repetition.is_faulty() {
-            let line = report::faults::line(&repetition);
-            progress.warn(&format!("{} {name}: {line}", slot.fault.name));
-        }
-        done.push((repetition, started.elapsed().as_secs_f64()));
-        let all: Vec<Repetition> = done.iter().map(|(it, _)| it.clone()).collect();
-        run.write_file(faults::FILE, faults::lines(&all).as_bytes())?;
+        log.keep(place, repetition)?;
     }
-    progress.finish();
-    remove(&scratch);
     Ok(())
 }
 

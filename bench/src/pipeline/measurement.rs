@@ -31,6 +31,8 @@ const READY_WITHIN: Duration = Duration::from_secs(15);
 const STOP_WITHIN: Duration = Duration::from_secs(12);
 /// From the decision to start until the first instant of the schedule.
 const LEAD: Duration = Duration::from_millis(10);
+/// Samples of a launch at the most: half an hour is as well known from one in a second.
+const MOST_SAMPLES: f64 = 2_000.0;
 /// Look at the subject's life and at Ctrl-C this often while it is under load.
 const WATCH: Duration = Duration::from_millis(5);
 
@@ -307,8 +309,17 @@ fn timeline(bench: &Bench<'_>, task: &Task<'_>, start: Instant) -> Timeline {
         start,
         window_start,
         window_end: window_start + Duration::from_secs_f64(task.cell.window_s),
-        interval: Duration::from_secs_f64(1.0 / bench.profile.sample_rate_per_s),
+        interval: Duration::from_secs_f64(interval_s(
+            bench.profile.sample_rate_per_s,
+            task.cell.window_s,
+        )),
     }
+}
+
+/// Seconds between two samples: by the profile, but in long windows so that there are no more than
+/// [`MOST_SAMPLES`].
+fn interval_s(rate_per_s: f64, window_s: f64) -> f64 {
+    (1.0 / rate_per_s).max(window_s / MOST_SAMPLES)
 }
 
 /// Readings of the whole machine just inside of the window; `None` after an abort.

@@ -31,7 +31,8 @@ pub(super) fn slots<'a>(
     let mut random = SplitMix(seed);
     let mut slots = Vec::new();
     for block in 0..blocks {
-        for cell in cells {
+        let due = |cell: &&Cell| cell.blocks.is_none_or(|most| block < most);
+        for cell in cells.iter().filter(due) {
             let mut order: Vec<_> = subjects.iter().collect();
             random.shuffle(&mut order);
             slots.extend(order.into_iter().map(|subject| Slot {
@@ -81,6 +82,7 @@ pub(super) fn manifest(
         subjects: subjects.iter().map(|built| built.facts.clone()).collect(),
         cells: cells.iter().map(Cell::facts).collect(),
         order: (0..blocks).map(|block| order(slots, block)).collect(),
+        lanes: 0,
     }
 }
 
@@ -151,6 +153,19 @@ mod tests {
         first.sort();
         first.dedup();
         assert_eq!(first.len(), 24);
+    }
+
+    #[test]
+    fn a_cell_with_fewer_blocks_is_left_out_of_the_others() {
+        let (mut cells, subjects) = (cells(), built());
+        cells[0].blocks = Some(1);
+        let all = cells.len() * subjects.len();
+        let slots = slots(&cells, &subjects, 3, 7);
+        let of_block = |block| slots.iter().filter(|slot| slot.block == block).count();
+        assert_eq!(
+            [0, 1, 2].map(of_block),
+            [all, all - subjects.len(), all - subjects.len()]
+        );
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub fn answer(manifest: &Manifest, repetitions: &[Repetition]) -> [String; 3] {
     [
         lost(manifest, &tried),
         slowest(manifest, &tried),
-        worth(&tried),
+        worth(manifest, &tried),
     ]
 }
 
@@ -79,17 +79,18 @@ fn lost(manifest: &Manifest, tried: &[&Repetition]) -> String {
     )
 }
 
-/// The longest median recovery of each subject.
+/// The longest recovery of each subject in any repetition.
 fn slowest(manifest: &Manifest, tried: &[&Repetition]) -> String {
     let mut parts = Vec::new();
     for subject in &manifest.subjects {
-        let own = groups(tried);
-        let own = own.iter().filter(|((_, name), _)| *name == subject.name);
+        let own = tried.iter().filter(|it| it.subject == subject.name);
         let slowest = own
-            .flat_map(|((fault, _), all)| {
-                let rest = median_of(all, |it| it.rest_recovery_s);
-                let amqp = median_of(all, |it| it.amqp_recovery_s);
-                [(rest, "REST", *fault), (amqp, "AMQP", *fault)]
+            .flat_map(|it| {
+                let fault = it.fault.as_str();
+                [
+                    (it.rest_recovery_s, "REST", fault),
+                    (it.amqp_recovery_s, "AMQP", fault),
+                ]
             })
             .filter_map(|(recovery_s, kind, fault)| Some((recovery_s?, kind, fault)))
             .max_by(|a, b| a.0.total_cmp(&b.0));
@@ -107,10 +108,13 @@ fn slowest(manifest: &Manifest, tried: &[&Repetition]) -> String {
         1 => "one repetition did not recover at all".to_owned(),
         count => format!("{count} repetitions did not recover at all"),
     };
-    format!("Slowest recovery: {}; {unrecovered}.", parts.join(", "))
+    format!(
+        "Slowest recovery of any repetition: {}; {unrecovered}.",
+        parts.join(", ")
+    )
 }
 
-fn worth(tried: &[&Repetition]) -> String {
+fn worth(manifest: &Manifest, tried: &[&Repetition]) -> String {
     let counts: BTreeSet<usize> = groups(tried).values().map(Vec::len).collect();
     let (least, most) = (counts.first(), counts.last());
     let each = match (least, most) {
@@ -120,9 +124,13 @@ fn worth(tried: &[&Repetition]) -> String {
         _ => "no repetition".to_owned(),
     };
     let (rest, amqp) = (faults::REST_RATE_PER_S, faults::AMQP_RATE_PER_S);
+    let lanes = match manifest.lanes {
+        0 | 1 => String::new(),
+        lanes => format!(", {lanes} repetitions at a time on brokers of their own"),
+    };
     format!(
         "What it is worth: {each} of each fault and subject under {rest} REST requests and {amqp} events per second, \
-         nothing pinned; medians without intervals, shown and not ranked."
+         nothing pinned{lanes}; medians without intervals, shown and not ranked."
     )
 }
 
@@ -188,7 +196,8 @@ const NUMBERS: &str = "The numbers of each repetition stand in [faults.jsonl](fa
 /// How to read the tables.
 const READING: &str = "Recovery is the time from the end of the fault to the first success that one second \
 without a failure follows. Failed operations were sent and ended otherwise than the contract says for an \
-undisturbed service. Lost is a message that the broker confirmed or the service answered with 202, and that is \
+undisturbed service; unanswered are the requests among them that were sent and then cut off or \
+left without an answer, over all repetitions. Lost is a message that the broker confirmed or the service answered with 202, and that is \
 neither in the store, nor answered, nor a dead letter, nor queued. Duplicates were recognised by the service; \
 repeated messages had their effect again, as a store that has begun anew cannot know them. \
 Memory is the summed PSS three seconds after the fault minus that before it.";
@@ -257,13 +266,14 @@ fn glance(group: &[&Repetition]) -> Cell {
     let amqp = recovery(group, |it| it.amqp_recovery_s);
     let failed = median_of(group, |it| Some(it.failed as f64)).unwrap_or_default();
     let lost: u64 = group.iter().map(|it| it.messages.lost).sum();
+    let unanswered: u64 = group.iter().map(|it| it.unanswered()).sum();
     let duplicates = median_of(group, |it| Some(again(it) as f64)).unwrap_or_default();
     let retained = retained(group);
     let is_faulty = group.iter().any(|it| it.is_faulty());
     Cell {
         text: format!("REST {rest}\nAMQP {amqp}"),
         small: format!(
-            "{} failed, {lost} lost, {} again, {retained}",
+            "{} failed, {unanswered} unanswered, {lost} lost, {} again, {retained}",
             format::setting(failed),
             format::setting(duplicates)
         ),
@@ -277,14 +287,14 @@ fn again(repetition: &Repetition) -> u64 {
     repetition.messages.duplicates + repetition.messages.repeated
 }
 
-/// The median recovery, and how many did not recover.
+/// The median recovery with the fastest and the slowest, and how many did not recover.
 fn recovery(group: &[&Repetition], of: impl Fn(&Repetition) -> Option<f64>) -> String {
     let never = group.iter().filter(|it| of(it).is_none()).count();
-    let median = median_of(group, &of).map(seconds);
-    match (median, never) {
-        (None, _) => "never".to_owned(),
-        (Some(median), 0) => median,
-        (Some(median), never) => format!("{median}, {never} never"),
+    let recovered = spread(group, &of, seconds);
+    match never {
+        _ if recovered.is_empty() => "never".to_owned(),
+        0 => recovered,
+        never => format!("{recovered}, {never} never"),
     }
 }
 
@@ -305,6 +315,7 @@ fn details(manifest: &Manifest, repetitions: &[Repetition]) -> Table {
         "n",
         "Fault lasted",
         "Failed operations",
+        "Requests unanswered",
         "Recovery REST",
         "Recovery AMQP",
         "Messages",
@@ -343,6 +354,7 @@ fn detail(fault: &str, subject: &str, group: &[&Repetition]) -> Vec<Cell> {
             small: ways(group),
             ..Cell::new(format::setting(failed))
         },
+        Cell::new(sum(Repetition::unanswered).to_string()),
         Cell::new(recovery(group, |it| it.rest_recovery_s)),
         Cell::new(recovery(group, |it| it.amqp_recovery_s)),
         Cell::new(sum(|it| it.messages.confirmed + it.messages.accepted).to_string()),
@@ -379,13 +391,36 @@ fn ways(group: &[&Repetition]) -> String {
     ways.join(", ")
 }
 
-/// Every note and problem once.
+/// Every problem once, then the figures: `reconnects 2 (2–3)`.
 fn remarks(group: &[&Repetition]) -> String {
-    let all = group
+    let problems: BTreeSet<&str> = group
         .iter()
-        .flat_map(|it| it.problems.iter().chain(&it.notes));
-    let distinct: BTreeSet<&str> = all.map(String::as_str).collect();
-    distinct.into_iter().collect::<Vec<_>>().join("; ")
+        .flat_map(|it| &it.problems)
+        .map(String::as_str)
+        .collect();
+    let names: BTreeSet<&String> = group.iter().flat_map(|it| it.figures.keys()).collect();
+    let figures = names.into_iter().map(|name| {
+        let of = |it: &Repetition| it.figures.get(name).copied();
+        format!("{name} {}", spread(group, of, format::setting))
+    });
+    let all = problems.into_iter().map(str::to_owned).chain(figures);
+    all.collect::<Vec<_>>().join("; ")
+}
+
+/// The median, and in parentheses the lowest and the highest if they differ.
+fn spread(
+    group: &[&Repetition],
+    of: impl Fn(&Repetition) -> Option<f64>,
+    print: fn(f64) -> String,
+) -> String {
+    let mut values: Vec<f64> = group.iter().filter_map(|it| of(it)).collect();
+    let middle = median(&mut values).map(print).unwrap_or_default();
+    match (values.first(), values.last()) {
+        (Some(low), Some(high)) if print(*low) != print(*high) => {
+            format!("{middle} ({}–{})", print(*low), print(*high))
+        }
+        _ => middle,
+    }
 }
 
 #[cfg(test)]
@@ -436,7 +471,10 @@ mod tests {
         let table = matrix(&manifest, &[repetition(&name, 1)]);
         let cell = &table.rows[0][1];
         assert_eq!(cell.text, "REST 0.50 s\nAMQP 1.25 s");
-        assert_eq!(cell.small, "3 failed, 1 lost, 0 again, +0.50 MiB");
+        assert_eq!(
+            cell.small,
+            "3 failed, 0 unanswered, 1 lost, 0 again, +0.50 MiB"
+        );
         assert_eq!(cell.tone, Tone::Bad);
         assert_eq!(table.rows[0][2].text, "–");
     }

@@ -52,7 +52,7 @@ pub fn scale(unit: Unit) -> f64 {
     match unit {
         Unit::Milliseconds | Unit::MillisecondsPerSecond => 1e-6,
         Unit::Microseconds => 1e-3,
-        Unit::Mebibytes => 1.0 / 1_048_576.0,
+        Unit::Mebibytes | Unit::MebibytesPerHour => 1.0 / 1_048_576.0,
         Unit::Seconds | Unit::PerSecond | Unit::Count => 1.0,
     }
 }
@@ -64,6 +64,7 @@ pub fn unit(unit: Unit) -> &'static str {
         Unit::MillisecondsPerSecond => "ms/s",
         Unit::Microseconds => "µs",
         Unit::Mebibytes => "MiB",
+        Unit::MebibytesPerHour => "MiB/h",
         Unit::Seconds => "s",
         Unit::PerSecond => "/s",
         Unit::Count => "",

@@ -8,7 +8,7 @@ pub fn terms() -> Vec<(String, String)> {
         .collect()
 }
 
-const TERMS: [(&str, &str); 18] = [
+const TERMS: [(&str, &str); 19] = [
     (
         "subject",
         "one service under test; here one per concurrency model.",
@@ -54,6 +54,10 @@ const TERMS: [(&str, &str); 18] = [
     (
         "CPU per operation",
         "on-CPU time of the subject's whole process tree, divided by the completed operations of both protocols.",
+    ),
+    (
+        "growth of PSS",
+        "slope of the summed PSS over the window (Theil–Sen over 60 parts), only for windows of five minutes or more.",
     ),
     (
         "switches",

@@ -53,7 +53,7 @@ impl Cause for ConnectionsClosed {
             "the service has {count} connections to the broker"
         );
         stage.ended = Some(at);
-        stage.notes.push(format!("{count} connections closed"));
+        stage.note("connections closed", count as f64);
         Ok(())
     }
 }
@@ -133,13 +133,11 @@ impl Cause for Silent {
     }
 
     fn heal(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
-        let ready = stage.get("/readyz");
-        let noticed = if ready.is_err() {
-            "noticed"
-        } else {
-            "not noticed"
-        };
-        stage.notes.push(format!("the silence was {noticed}"));
+        let is_noticed = stage.get("/readyz").is_err();
+        stage.note(
+            "silence noticed (1) or not (0)",
+            f64::from(u8::from(is_noticed)),
+        );
         let proxy = stage.proxy.as_ref().context("there is no proxy")?;
         proxy.speak();
         Ok(())

@@ -67,9 +67,10 @@ impl Cause for NoDescriptors {
         let address = stage.address()?;
         let knock = |_| TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok();
         self.crowd = (0..CROWD).filter_map(knock).collect();
-        let open: Vec<String> = open.iter().map(|(_, count)| count.to_string()).collect();
-        let note = format!("descriptors open per process: {}", open.join(", "));
-        stage.notes.push(note);
+        stage.note(
+            "descriptors of the busiest process",
+            busiest.unwrap_or_default() as f64,
+        );
         Ok(())
     }
 
@@ -133,8 +134,8 @@ impl Cause for DiskFull {
         });
         match dropped {
             Ok((lines, runs)) => {
-                let note = format!("{lines} lines dropped, {runs} writes failed");
-                stage.notes.push(note);
+                stage.note("lines dropped", lines as f64);
+                stage.note("writes failed", runs as f64);
                 if runs == 0 {
                     let problem = "the full disk was not noticed".to_owned();
                     stage.problems.push(problem);

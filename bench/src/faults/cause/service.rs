@@ -88,10 +88,7 @@ impl Cause for Stopped {
         stage.store_will_go()?;
         let stopped = stage.stop_service()?;
         stage.store_is_gone();
-        let ms = stopped.stop_s * 1e3;
-        stage
-            .notes
-            .push(format!("it ended {ms:.0} ms after SIGTERM"));
+        stage.note("ms from SIGTERM to the end", stopped.stop_s * 1e3);
         Ok(())
     }
 
