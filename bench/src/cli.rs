@@ -14,7 +14,9 @@ use crate::broker;
 use crate::device::Simulator;
 use crate::faults;
 use crate::host;
-use crate::pipeline::{self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport};
+use crate::pipeline::{
+    self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport, Suite, VerifyOptions,
+};
 use crate::profile::ProfileName;
 use crate::run_dir::RunDir;
 use crate::scenario::{self, DefinitionError};
@@ -106,6 +108,10 @@ struct VerifyArgs {
     /// Only cases whose name contains this text.
     #[arg(long, value_name = "TEXT", default_value = "")]
     case: String,
+    /// Subjects at a time; more than one takes a private node each, whatever AMQP_URL says, and lets
+    /// each disturb the times of the others.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    lanes: u32,
     /// Also write the results as JUnit XML.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -308,50 +314,24 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let interrupt = interrupt()?;
-    let root = host::workspace();
-    let all = subject::read_all(&root.join("bench/subjects"))?;
-    let subjects = subject::select(&all, &args.subjects)?;
-    let mut broker = broker::acquire(&broker::Options {
+    let options = VerifyOptions {
+        subjects: args.subjects.clone(),
+        case: args.case.clone(),
+        lanes: args.lanes,
         purge: args.purge,
-        ..broker::Options::from_environment(root.clone())
-    })?;
-    let scratch = tempdir()?;
-    let mut suites = Vec::new();
-    for subject in &subjects {
-        if interrupt.load(Ordering::Relaxed) {
-            return Ok(EXIT_INTERRUPTED);
-        }
-        let mut context = verify::Context {
-            target: verify::Target {
-                name: subject.name.clone(),
-                executable: subject.build(&root)?.executable,
-                args: subject.args.clone(),
-                scratch: scratch.clone(),
-            },
-            broker: &mut broker,
-        };
-        let results = verify::run(&mut context, &args.case);
-        let results = verify::judge(results, &subject.deviations);
-        println!("{}", verify::text(&subject.name, &results));
-        suites.push((subject.name.clone(), results));
-    }
-    std::fs::remove_dir_all(&scratch)
-        .with_context(|| format!("cannot remove {}", scratch.display()))?;
-    broker.stop();
+    };
+    let print = |(name, results): &Suite| println!("{}", verify::text(name, results));
+    let suites = pipeline::verify(&options, &interrupt, print)?;
     if let Some(file) = &args.junit {
         std::fs::write(file, verify::junit(&suites))
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     let mut results = suites.iter().flat_map(|(_, results)| results);
-    let failed = results.any(verify::CaseResult::is_failure);
-    Ok(if failed { EXIT_FAULTY } else { 0 })
-}
-
-/// A folder of our own for the stderr of subjects under verification.
-fn tempdir() -> anyhow::Result<PathBuf> {
-    let path = std::env::temp_dir().join(format!("threeways-{}", std::process::id()));
-    std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(path)
+    Ok(match results.any(verify::CaseResult::is_failure) {
+        true => EXIT_FAULTY,
+        false if interrupt.load(Ordering::Relaxed) => EXIT_INTERRUPTED,
+        false => 0,
+    })
 }
 
 fn report(args: &ReportArgs) -> anyhow::Result<u8> {

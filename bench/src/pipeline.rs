@@ -4,9 +4,11 @@
 
 mod campaign;
 mod inquiry;
+mod lanes;
 mod measurement;
 mod plan;
 mod progress;
+mod verification;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,7 @@ pub use campaign::{CampaignOptions, campaign};
 use measurement::{Bench, Task};
 use plan::Slot;
 use progress::Progress;
+pub use verification::{Suite, VerifyOptions, verify};
 
 /// Wait of the device simulator before each answer.
 const DEVICE_LATENCY: Duration = Duration::from_millis(10);
@@ -251,6 +254,13 @@ fn build(
         .collect::<Result<_, _>>()?;
     spinner.finish();
     Ok(built)
+}
+
+/// Removes a folder of temporary files.
+fn remove(scratch: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(scratch) {
+        log::warn!("cannot remove {}: {error}", scratch.display());
+    }
 }
 
 fn start_device() -> Result<Simulator, RunError> {

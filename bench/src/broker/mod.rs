@@ -27,6 +27,7 @@ use contract::QueueType;
 
 use self::{
     error::io_error,
+    install::Programs,
     node::{Lifetime, Node, Spec},
     process::Identity,
     state::State,
@@ -106,15 +107,13 @@ pub fn acquire(options: &Options) -> Result<Broker, Error> {
     acquire_as(options, Lifetime::Run)
 }
 
-/// Starts a private node even if another broker answers.
+/// Starts a private node even if another broker answers; RabbitMQ is installed for it if need be.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if RabbitMQ is not installed, [`Error::Died`], [`Error::NotReady`].
+/// [`Error::Unavailable`] if RabbitMQ is not installed and this user may not install it,
+/// [`Error::Died`], [`Error::NotReady`].
 pub fn start_private(options: &Options) -> Result<Broker, Error> {
-    let programs = install::find().ok_or_else(|| Error::Unavailable {
-        tried: "no rabbitmq-server is installed".to_owned(),
-    })?;
-    Broker::private(options, &programs, Lifetime::Run)
+    Broker::private(options, &programs()?, Lifetime::Run)
 }
 
 fn acquire_as(options: &Options, lifetime: Lifetime) -> Result<Broker, Error> {
@@ -131,11 +130,15 @@ fn acquire_as(options: &Options, lifetime: Lifetime) -> Result<Broker, Error> {
             Err(error) => log::warn!("docker-compose: {error}; going on without it"),
         }
     }
-    let programs = match install::find() {
-        Some(programs) => programs,
-        None => install::install()?.ok_or_else(nothing_found)?,
-    };
-    Broker::private(options, &programs, lifetime)
+    Broker::private(options, &programs()?, lifetime)
+}
+
+/// The installed programs, which are installed first if need be.
+fn programs() -> Result<Programs, Error> {
+    match install::find() {
+        Some(programs) => Ok(programs),
+        None => install::install()?.ok_or_else(nothing_found),
+    }
 }
 
 fn nothing_found() -> Error {

@@ -1,14 +1,14 @@
 //! The order of a fault campaign:
 //! `broker → build → (repetition → write)* → report`.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::lanes;
 use super::plan;
 use super::progress::Progress;
-use super::{RunEnd, RunError, RunReport, build, write_report};
+use super::{RunEnd, RunError, RunReport, build, remove, write_report};
 use crate::broker::{self, Broker};
 use crate::faults::{self, Fault, Ground, Repetition};
 use crate::load::SplitMix;
@@ -61,13 +61,11 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     raised
         .map_err(|error| RunError::Machine("cannot raise the limit of open files".into(), error))?;
     let built = build(&subjects, &root, interrupt)?;
-    let mut brokers = own_brokers(
-        options.lanes,
-        &broker::Options {
-            purge: options.purge,
-            ..broker::Options::from_environment(root.clone())
-        },
-    )?;
+    let broker_options = broker::Options {
+        purge: options.purge,
+        ..broker::Options::from_environment(root.clone())
+    };
+    let mut brokers = lanes::brokers(options.lanes, &broker_options, own_broker)?;
     let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
     let repetitions = options
         .repetitions
@@ -103,24 +101,13 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     }
 }
 
-/// A broker for each lane. Only private nodes can be had in any number, so that the one that the
-/// user named serves a single lane only.
-fn own_brokers(lanes: u32, options: &broker::Options) -> Result<Vec<Broker>, broker::Error> {
-    let url = options.url.clone().filter(|_| lanes == 1);
-    let options = broker::Options {
-        url,
-        ..options.clone()
-    };
-    (0..lanes).map(|_| own_broker(&options)).collect()
-}
-
 /// A node that nobody else uses, if the user named no broker: the campaign kills it.
 fn own_broker(options: &broker::Options) -> Result<Broker, broker::Error> {
     if options.url.is_some() {
         return broker::acquire(options);
     }
     match broker::start_private(options) {
-        // Not installed: whatever `acquire` finds or installs, some faults may be skipped then.
+        // It cannot be installed: whatever `acquire` finds, some faults may be skipped then.
         Err(broker::Error::Unavailable { .. }) => broker::acquire(options),
         started => started,
     }
@@ -166,11 +153,10 @@ fn order(slots: &[Slot<'_>], repetition: u32) -> Vec<String> {
         .collect()
 }
 
-/// What the lanes share: which repetition is next, and what came of the others.
+/// What the lanes share.
 struct Log<'a> {
     run: &'a RunDir,
     progress: Mutex<Progress>,
-    next: AtomicUsize,
     /// With their places in the plan, since lanes end in any order.
     done: Mutex<Vec<(usize, Repetition)>>,
 }
@@ -180,7 +166,6 @@ impl<'a> Log<'a> {
         Self {
             run,
             progress: Mutex::new(Progress::new(slots)),
-            next: AtomicUsize::new(0),
             done: Mutex::default(),
         }
     }
@@ -217,58 +202,32 @@ fn perform_all(
     brokers: &mut [Broker],
     slots: &[Slot<'_>],
     log: &Log<'_>,
-    ending: (u64, &AtomicBool),
-) -> Result<(), RunError> {
-    let base = std::env::temp_dir().join(format!("threeways-faults-{}", std::process::id()));
-    let performed = std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..)
-            .zip(brokers)
-            .map(|(number, broker): (u32, _)| {
-                let scratch = base.join(number.to_string());
-                scope.spawn(move || perform_lane(broker, slots, log, &scratch, ending))
-            })
-            .collect();
-        let ended = lanes.into_iter().map(|lane| {
-            let ended = lane.join();
-            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        // All of them have ended before the first error is told.
-        ended.collect::<Vec<_>>().into_iter().collect()
-    });
-    remove(&base);
-    performed
-}
-
-/// One repetition after the other, as long as there are any.
-fn perform_lane(
-    broker: &mut Broker,
-    slots: &[Slot<'_>],
-    log: &Log<'_>,
-    scratch: &Path,
     (seed, interrupt): (u64, &AtomicBool),
 ) -> Result<(), RunError> {
-    let machine = |error| RunError::Machine(format!("cannot use {}", scratch.display()), error);
-    std::fs::create_dir_all(scratch).map_err(machine)?;
-    while !interrupt.load(Ordering::Relaxed) {
-        let place = log.next.fetch_add(1, Ordering::Relaxed);
-        let Some(slot) = slots.get(place) else { break };
+    let base = std::env::temp_dir().join(format!("threeways-faults-{}", std::process::id()));
+    let performed = lanes::work(brokers, slots, interrupt, |broker, place, slot| {
         let (fault, subject, round) = (slot.fault.name, slot.subject, slot.repetition);
-        log.progress().next(&format!(
-            "repetition {round} {fault} {}",
-            subject.subject.name
-        ));
+        let name = &subject.subject.name;
+        let title = format!("repetition {round} {fault} {name}");
+        log.progress().next(&title);
+        let scratch = base.join(place.to_string());
+        let machine = |error| RunError::Machine(format!("cannot use {}", scratch.display()), error);
+        std::fs::create_dir_all(&scratch).map_err(machine)?;
         let mut ground = Ground {
             broker: &mut *broker,
-            scratch,
+            scratch: &scratch,
             interrupt,
             seed,
         };
         let performed = faults::perform(&mut ground, slot.fault, subject, round);
         mend(broker)?;
-        let Some(repetition) = performed else { break };
-        log.keep(place, repetition)?;
-    }
-    Ok(())
+        if let Some(repetition) = performed {
+            log.keep(place, repetition)?;
+        }
+        Ok(())
+    });
+    remove(&base);
+    performed
 }
 
 /// A repetition that was given up in the middle may have left the broker killed.
@@ -276,12 +235,6 @@ fn mend(broker: &mut Broker) -> Result<(), broker::Error> {
     match broker.session() {
         Ok(_) => Ok(()),
         Err(_) => broker.restart(),
-    }
-}
-
-fn remove(scratch: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(scratch) {
-        log::warn!("cannot remove {}: {error}", scratch.display());
     }
 }
 
