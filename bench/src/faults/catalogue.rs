@@ -87,7 +87,7 @@ pub(super) static FAULTS: [Fault; 16] = [
     ),
     fault(
         "idle-connections",
-        "idle connections up to the limit",
+        "10,000 idle connections, or as many as are taken in 10 s",
         1_000,
         || Box::new(client::IdleConnections::default()),
     ),

@@ -100,6 +100,8 @@ const OTHER_DESCRIPTORS: u64 = 1_000;
 /// somebody else's burst.
 const LIMIT_REACHED: usize = 3;
 
+/// Time in which they are opened: a pool that starves new connections would take minutes.
+const OPENING: Duration = Duration::from_secs(10);
 /// Our own descriptors do not suffice for two crowds at once: lanes take turns.
 static CROWD: Mutex<()> = Mutex::new(());
 
@@ -122,8 +124,9 @@ impl Cause for IdleConnections {
     fn cause(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
         let address = stage.address()?;
         let (most, before) = (most_idle(), stage.pss_bytes());
-        let mut refused = 0;
-        while refused < LIMIT_REACHED && self.clients.len() < most {
+        let (mut refused, begun) = (0, Instant::now());
+        let is_open = |held, refused| refused < LIMIT_REACHED && held < most;
+        while is_open(self.clients.len(), refused) && begun.elapsed() < OPENING {
             match served(address) {
                 Some(client) => {
                     refused = 0;
@@ -132,6 +135,7 @@ impl Cause for IdleConnections {
                 None => refused += 1,
             }
         }
+        stage.note("s until they were open", begun.elapsed().as_secs_f64());
         let held = self.clients.len();
         let each = stage.pss_bytes().saturating_sub(before) / held.max(1) as u64;
         stage.note("idle connections held", held as f64);
