@@ -7,7 +7,7 @@ use super::tables;
 use crate::analyse::comparison::CellSummary;
 use crate::analyse::metric::Metric;
 use crate::analyse::{RunData, Summary, Validity};
-use crate::record::Kind;
+use crate::record::{Kind, Manifest};
 
 /// A whole report.
 #[derive(Debug, Clone)]
@@ -259,12 +259,27 @@ fn provenance(run: &RunData) -> Vec<Block> {
         let text = vec![Block::Verbatim(subject.features.join("\n"))];
         Block::Folded(format!("Features of {}", subject.title), text)
     });
+    let mut blocks = measured(&run.manifest);
+    blocks.extend(features);
+    blocks
+}
+
+/// The machine, the broker, and the subjects with what they deviate in.
+pub fn measured(manifest: &Manifest) -> Vec<Block> {
+    let deviating = manifest
+        .subjects
+        .iter()
+        .filter(|s| !s.deviations.is_empty());
+    let deviations = deviating.map(|subject| {
+        let table = vec![Block::Table(tables::deviations(subject))];
+        Block::Folded(format!("Deviations of {}", subject.title), table)
+    });
     let mut blocks = vec![
         Block::Section("What was measured, and where".into()),
-        Block::Table(tables::manifest(&run.manifest)),
+        Block::Table(tables::manifest(manifest)),
         Block::Part("Subjects".into()),
-        Block::Table(tables::subjects(&run.manifest)),
+        Block::Table(tables::subjects(manifest)),
     ];
-    blocks.extend(features);
+    blocks.extend(deviations);
     blocks
 }

@@ -1,12 +1,16 @@
 //! The report of a fault campaign: what failed, how soon it was back, and what was lost.
 
+mod answer;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::document::{Banner, Block, Cell, Document, Table, Tone};
+use super::document::{Banner, Block, Cell, Document, Table, Tone, measured};
 use super::{format, html, markdown};
 use crate::analyse::statistics::median;
 use crate::faults::{self, Repetition};
 use crate::record::Manifest;
+
+pub use answer::answer;
 
 /// Both forms of the report with their file names.
 pub fn files(manifest: &Manifest, repetitions: &[Repetition]) -> [(&'static str, String); 2] {
@@ -36,102 +40,9 @@ pub fn line(repetition: &Repetition) -> String {
     parts.join("; ")
 }
 
-/// What was lost, who recovered last, and what that is worth.
-pub fn answer(manifest: &Manifest, repetitions: &[Repetition]) -> [String; 3] {
-    let tried = tried(repetitions);
-    [
-        lost(manifest, &tried),
-        slowest(manifest, &tried),
-        worth(manifest, &tried),
-    ]
-}
-
 fn tried(repetitions: &[Repetition]) -> Vec<&Repetition> {
     let tried = repetitions.iter().filter(|it| it.skipped.is_none());
     tried.collect()
-}
-
-fn lost(manifest: &Manifest, tried: &[&Repetition]) -> String {
-    let messages = tried
-        .iter()
-        .map(|it| it.messages.confirmed + it.messages.accepted);
-    let messages = format::number(messages.sum::<u64>() as f64);
-    let count = tried.len();
-    let mut losers: BTreeMap<String, u64> = BTreeMap::new();
-    for repetition in tried.iter().filter(|it| it.messages.lost > 0) {
-        let subject = title(manifest, &repetition.subject);
-        let fault = faults::title(&repetition.fault);
-        let place = format!("{subject} under \"{fault}\"");
-        *losers.entry(place).or_default() += repetition.messages.lost;
-    }
-    if losers.is_empty() {
-        return format!(
-            "Nothing lost: every one of {messages} confirmed messages in {count} repetitions is accounted for."
-        );
-    }
-    let places: Vec<String> = losers
-        .iter()
-        .map(|(place, lost)| format!("{lost} by {place}"))
-        .collect();
-    format!(
-        "Messages lost: {}, of {messages} confirmed ones in {count} repetitions.",
-        places.join("; ")
-    )
-}
-
-/// The longest recovery of each subject in any repetition.
-fn slowest(manifest: &Manifest, tried: &[&Repetition]) -> String {
-    let mut parts = Vec::new();
-    for subject in &manifest.subjects {
-        let own = tried.iter().filter(|it| it.subject == subject.name);
-        let slowest = own
-            .flat_map(|it| {
-                let fault = it.fault.as_str();
-                [
-                    (it.rest_recovery_s, "REST", fault),
-                    (it.amqp_recovery_s, "AMQP", fault),
-                ]
-            })
-            .filter_map(|(recovery_s, kind, fault)| Some((recovery_s?, kind, fault)))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some((recovery_s, kind, fault)) = slowest {
-            let recovery = seconds(recovery_s);
-            let fault = faults::title(fault);
-            parts.push(format!("{} {recovery} ({kind}, {fault})", subject.title));
-        }
-    }
-    let unrecovered = tried
-        .iter()
-        .filter(|it| it.rest_recovery_s.is_none() || it.amqp_recovery_s.is_none());
-    let unrecovered = match unrecovered.count() {
-        0 => "every repetition recovered".to_owned(),
-        1 => "one repetition did not recover at all".to_owned(),
-        count => format!("{count} repetitions did not recover at all"),
-    };
-    format!(
-        "Slowest recovery of any repetition: {}; {unrecovered}.",
-        parts.join(", ")
-    )
-}
-
-fn worth(manifest: &Manifest, tried: &[&Repetition]) -> String {
-    let counts: BTreeSet<usize> = groups(tried).values().map(Vec::len).collect();
-    let (least, most) = (counts.first(), counts.last());
-    let each = match (least, most) {
-        (Some(least), Some(most)) if least != most => format!("{least} to {most} repetitions"),
-        (Some(1), _) => "one repetition".to_owned(),
-        (Some(count), _) => format!("{count} repetitions"),
-        _ => "no repetition".to_owned(),
-    };
-    let (rest, amqp) = (faults::REST_RATE_PER_S, faults::AMQP_RATE_PER_S);
-    let lanes = match manifest.lanes {
-        0 | 1 => String::new(),
-        lanes => format!(", {lanes} repetitions at a time on brokers of their own"),
-    };
-    format!(
-        "What it is worth: {each} of each fault and subject under {rest} REST requests and {amqp} events per second, \
-         nothing pinned{lanes}; medians without intervals, shown and not ranked."
-    )
 }
 
 type Groups<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Repetition>>;
@@ -171,23 +82,21 @@ fn document(manifest: &Manifest, repetitions: &[Repetition]) -> Document {
             Cell::new("a line of JSON for each repetition, as it was made"),
         ]],
     };
+    let mut blocks = vec![
+        Block::Section("Faults".into()),
+        Block::Text(faults::QUESTION.to_owned()),
+        Block::Table(matrix(manifest, repetitions)),
+        Block::Text(READING.to_owned()),
+        Block::Part("Every fault and subject".into()),
+        Block::Table(details(manifest, repetitions)),
+    ];
+    blocks.extend(measured(manifest));
+    blocks.push(Block::Table(raw));
     Document {
         title: format!("{} ({})", manifest.run_id, manifest.profile),
         answer: answer(manifest, repetitions),
         validity: banner(manifest, repetitions),
-        blocks: vec![
-            Block::Section("Faults".into()),
-            Block::Text(faults::QUESTION.to_owned()),
-            Block::Table(matrix(manifest, repetitions)),
-            Block::Text(READING.to_owned()),
-            Block::Part("Every fault and subject".into()),
-            Block::Table(details(manifest, repetitions)),
-            Block::Section("What was measured, and where".into()),
-            Block::Table(super::tables::manifest(manifest)),
-            Block::Part("Subjects".into()),
-            Block::Table(super::tables::subjects(manifest)),
-            Block::Table(raw),
-        ],
+        blocks,
     }
 }
 
@@ -273,7 +182,7 @@ fn glance(group: &[&Repetition]) -> Cell {
     Cell {
         text: format!("REST {rest}\nAMQP {amqp}"),
         small: format!(
-            "{} failed, {unanswered} unanswered, {lost} lost, {} again, {retained}",
+            "{} failed, {unanswered} unanswered\n{lost} lost, {} again, {retained}",
             format::setting(failed),
             format::setting(duplicates)
         ),
@@ -290,17 +199,20 @@ fn again(repetition: &Repetition) -> u64 {
 /// The median recovery with the fastest and the slowest, and how many did not recover.
 fn recovery(group: &[&Repetition], of: impl Fn(&Repetition) -> Option<f64>) -> String {
     let never = group.iter().filter(|it| of(it).is_none()).count();
-    let recovered = spread(group, &of, seconds);
-    match never {
-        _ if recovered.is_empty() => "never".to_owned(),
-        0 => recovered,
-        never => format!("{recovered}, {never} never"),
+    match (spread(group, &of, (hundredths, " s")), never) {
+        (None, _) => "never".to_owned(),
+        (Some(recovered), 0) => recovered,
+        (Some(recovered), never) => format!("{recovered}, {never} never"),
     }
 }
 
-/// To the hundredth: the load sends every 5 ms.
+/// To the hundredth of a second: the load sends every 5 ms.
+fn hundredths(value: f64) -> String {
+    format!("{value:.2}")
+}
+
 fn seconds(value: f64) -> String {
-    format!("{value:.2} s")
+    format!("{} s", hundredths(value))
 }
 
 fn retained(group: &[&Repetition]) -> String {
@@ -311,7 +223,7 @@ fn retained(group: &[&Repetition]) -> String {
 /// One row per fault and subject with everything.
 fn details(manifest: &Manifest, repetitions: &[Repetition]) -> Table {
     let head = [
-        "Fault, subject",
+        "Subject, fault",
         "n",
         "Fault lasted",
         "Failed operations",
@@ -347,7 +259,10 @@ fn detail(fault: &str, subject: &str, group: &[&Repetition]) -> Vec<Cell> {
     let lost = sum(|it| it.messages.lost);
     let tone = |is_bad| if is_bad { Tone::Bad } else { Tone::Plain };
     vec![
-        Cell::new(format!("{fault}, {subject}")),
+        Cell {
+            small: fault.to_owned(),
+            ..Cell::new(subject)
+        },
         Cell::new(group.len().to_string()),
         Cell::new(seconds(lasted)),
         Cell {
@@ -371,12 +286,13 @@ fn detail(fault: &str, subject: &str, group: &[&Repetition]) -> Vec<Cell> {
         Cell::new(retained(group)),
         Cell {
             tone: tone(group.iter().any(|it| !it.problems.is_empty())),
-            ..Cell::new(remarks(group))
+            small: remarks(group),
+            ..Cell::new("")
         },
     ]
 }
 
-/// How operations failed, over all repetitions: `events 503 × 80`.
+/// How operations failed, over all repetitions, a way in a line: `events 503 × 80`.
 fn ways(group: &[&Repetition]) -> String {
     let mut ways: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for (kind, outcomes) in group.iter().flat_map(|it| &it.operations) {
@@ -388,10 +304,10 @@ fn ways(group: &[&Repetition]) -> String {
         .into_iter()
         .map(|((kind, outcome), count)| format!("{kind} {outcome} × {count}"))
         .collect();
-    ways.join(", ")
+    ways.join("\n")
 }
 
-/// Every problem once, then the figures: `reconnects 2 (2–3)`.
+/// Every problem once, then the figures: `reconnects: 2 (2–3)`.
 fn remarks(group: &[&Repetition]) -> String {
     let problems: BTreeSet<&str> = group
         .iter()
@@ -401,26 +317,27 @@ fn remarks(group: &[&Repetition]) -> String {
     let names: BTreeSet<&String> = group.iter().flat_map(|it| it.figures.keys()).collect();
     let figures = names.into_iter().map(|name| {
         let of = |it: &Repetition| it.figures.get(name).copied();
-        format!("{name} {}", spread(group, of, format::setting))
+        let spread = spread(group, of, (format::setting, ""));
+        format!("{name}: {}", spread.unwrap_or_default())
     });
     let all = problems.into_iter().map(str::to_owned).chain(figures);
-    all.collect::<Vec<_>>().join("; ")
+    all.collect::<Vec<_>>().join("\n")
 }
 
-/// The median, and in parentheses the lowest and the highest if they differ.
+/// The median with a unit, and in parentheses the lowest and the highest if they differ.
 fn spread(
     group: &[&Repetition],
     of: impl Fn(&Repetition) -> Option<f64>,
-    print: fn(f64) -> String,
-) -> String {
+    (print, unit): (fn(f64) -> String, &str),
+) -> Option<String> {
     let mut values: Vec<f64> = group.iter().filter_map(|it| of(it)).collect();
-    let middle = median(&mut values).map(print).unwrap_or_default();
-    match (values.first(), values.last()) {
-        (Some(low), Some(high)) if print(*low) != print(*high) => {
-            format!("{middle} ({}–{})", print(*low), print(*high))
-        }
-        _ => middle,
-    }
+    let middle = format!("{}{unit}", print(median(&mut values)?));
+    let (low, high) = (print(*values.first()?), print(*values.last()?));
+    Some(if low == high {
+        middle
+    } else {
+        format!("{middle} ({low}–{high})")
+    })
 }
 
 #[cfg(test)]
@@ -428,7 +345,7 @@ mod tests {
     use super::*;
     use crate::analyse::synthetic;
 
-    fn repetition(subject: &str, lost: u64) -> Repetition {
+    pub(super) fn repetition(subject: &str, lost: u64) -> Repetition {
         let mut repetition = Repetition {
             fault: "broker-killed".to_owned(),
             subject: subject.to_owned(),
@@ -444,24 +361,10 @@ mod tests {
         repetition
     }
 
-    fn manifest() -> Manifest {
+    pub(super) fn manifest() -> Manifest {
         let mut manifest = synthetic::run(1).manifest;
         manifest.order = vec![vec!["broker-killed async".to_owned()]];
         manifest
-    }
-
-    #[test]
-    fn a_loss_is_the_first_thing_that_is_said() {
-        let manifest = manifest();
-        let name = manifest.subjects[0].name.clone();
-        let [first, second, _] = answer(&manifest, &[repetition(&name, 0)]);
-        assert!(
-            first.starts_with("Nothing lost: every one of 100"),
-            "{first}"
-        );
-        assert!(second.contains("1.25 s (AMQP"), "{second}");
-        let [first, ..] = answer(&manifest, &[repetition(&name, 2)]);
-        assert!(first.starts_with("Messages lost: 2 by"), "{first}");
     }
 
     #[test]
@@ -473,7 +376,7 @@ mod tests {
         assert_eq!(cell.text, "REST 0.50 s\nAMQP 1.25 s");
         assert_eq!(
             cell.small,
-            "3 failed, 0 unanswered, 1 lost, 0 again, +0.50 MiB"
+            "3 failed, 0 unanswered\n1 lost, 0 again, +0.50 MiB"
         );
         assert_eq!(cell.tone, Tone::Bad);
         assert_eq!(table.rows[0][2].text, "–");

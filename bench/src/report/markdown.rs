@@ -80,7 +80,7 @@ fn cell(cell: &Cell) -> String {
         text = format!("[{text}]({link})");
     }
     if !cell.small.is_empty() {
-        text = format!("{text} ({})", cell.small);
+        text = format!("{text} ({})", cell.small.replace('\n', "; "));
     }
     text
 }

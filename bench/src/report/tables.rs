@@ -8,7 +8,7 @@ use crate::analyse::comparison::{CellSummary, Comparison, Verdict};
 use crate::analyse::gates::{Gate, Standing};
 use crate::analyse::metric::Better;
 use crate::analyse::{LaunchSummary, RunData, Summary};
-use crate::record::Manifest;
+use crate::record::{Manifest, SubjectFacts};
 
 /// One row per subject, one column per metric; the winner of a column is marked.
 pub fn figures(summary: &Summary, cell: &CellSummary) -> Table {
@@ -330,21 +330,28 @@ pub fn subjects(manifest: &Manifest) -> Table {
         "Declared deviations",
     ];
     let rows = manifest.subjects.iter().map(|subject| {
-        let deviations = if subject.deviations.is_empty() {
-            "none".to_owned()
-        } else {
-            subject.deviations.join("; ")
-        };
         vec![
             Cell::new(&subject.title),
             Cell::new(&subject.name),
             Cell::new(&subject.model),
             Cell::new(format::number(subject.binary_bytes as f64 / 1_048_576.0)),
-            Cell::new(deviations),
+            Cell::new(subject.deviations.len().to_string()),
         ]
     });
     Table {
         head: head.map(str::to_owned).to_vec(),
         rows: rows.collect(),
+    }
+}
+
+/// The hardening cases that a subject does not hold, each with the library that is the reason.
+pub fn deviations(subject: &SubjectFacts) -> Table {
+    let row = |deviation: &String| {
+        let (case, reason) = deviation.split_once(": ").unwrap_or((deviation, ""));
+        vec![Cell::new(case), Cell::new(reason)]
+    };
+    Table {
+        head: vec!["Case of the conformance suite".into(), "Why not".into()],
+        rows: subject.deviations.iter().map(row).collect(),
     }
 }
