@@ -7,6 +7,7 @@
 //! None of lapin's calls has a deadline of its own, and a broker that has gone silent answers
 //! none of them; here a deadline is a wrapper around any future, which is what tasks do best.
 
+mod confirm;
 pub mod consumer;
 mod message;
 pub mod publisher;

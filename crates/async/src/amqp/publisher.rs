@@ -4,11 +4,10 @@
 //! Particular to tasks: one task owns the connection, and within it each message is a future of its
 //! own, so that hundreds of confirms are awaited side by side without a table that maps delivery
 //! tags to whoever waits.
-//! One task and not one per message: lapin hands a returned message to whichever confirm it completes
-//! next, and who is returned can only be told by somebody who sees all of them in their order.
+//! One task and not one per message: who sees a single confirm cannot tell whether its message was
+//! returned, as `confirm.rs` explains.
 
 use std::{
-    collections::HashSet,
     pin::pin,
     sync::{
         Arc,
@@ -28,8 +27,7 @@ use futures_util::{
     stream::{FuturesUnordered, StreamExt},
 };
 use lapin::{
-    Channel, Confirmation, Event as LinkEvent, PublisherConfirm,
-    message::BasicReturnMessage,
+    Channel, Event as LinkEvent, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
@@ -39,7 +37,9 @@ use tokio::{
 };
 
 use super::{
-    AmqpError, Link, Supervisor, deadline,
+    AmqpError, Link, Supervisor,
+    confirm::{Answered, Returned},
+    deadline,
     message::{self, Message},
 };
 use crate::{
@@ -66,13 +66,6 @@ enum Outlet {
 struct Outgoing {
     message: Message,
     /// Dropped without a word if the connection cannot serve the event.
-    done: oneshot::Sender<PublishResult>,
-}
-
-/// What the broker said of an event.
-struct Answered {
-    message_id: Option<ShortString>,
-    confirmation: lapin::Result<Confirmation>,
     done: oneshot::Sender<PublishResult>,
 }
 
@@ -220,7 +213,7 @@ impl Publisher {
             notices,
             blocked: false,
             unconfirmed: FuturesUnordered::new(),
-            returned: HashSet::new(),
+            returned: Returned::default(),
             sending: FuturesUnordered::new(),
         };
         session.serve(link, view).await
@@ -304,7 +297,7 @@ struct Session<'a> {
     /// Events until their confirm; dropped with the session, which tells those who wait.
     unconfirmed: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// Ids of events that no queue took and whose confirm has not been seen yet.
-    returned: HashSet<ShortString>,
+    returned: Returned,
     /// Notices until they are written: awaited, because lapin queues frames without a bound.
     sending: FuturesUnordered<BoxFuture<'static, ()>>,
 }
@@ -373,35 +366,15 @@ impl Session<'_> {
         self.unconfirmed.push(publishing.boxed());
     }
 
-    /// Tells those whose confirms are here what became of their events.
-    ///
-    /// The broker returns an event before it confirms it, but lapin (4.12.3, `acknowledgement.rs`)
-    /// attaches what was returned to the next confirm that it completes, whosever that is. So all
-    /// confirms that are here are looked at before any is believed: that of the event itself was
-    /// completed after the one that carries the event, or is the same.
+    /// Tells those whose confirms are here what became of their events: all together, because one
+    /// confirm may say what became of another's event.
     fn settle(&mut self, first: Answered) {
         let mut answered = vec![first];
         while let Some(Some(next)) = self.unconfirmed.next().now_or_never() {
             answered.push(next);
         }
-        for answer in &answered {
-            let returned = returned(&answer.confirmation).and_then(message_id);
-            self.returned.extend(returned.cloned());
-        }
-        for answer in answered {
-            let was_returned = answer
-                .message_id
-                .is_some_and(|id| self.returned.remove(&id));
-            let result = match answer.confirmation {
-                Ok(Confirmation::Ack(_) | Confirmation::NotRequested) if !was_returned => {
-                    PublishResult::Confirmed
-                }
-                Ok(_) => PublishResult::Refused,
-                Err(error) => {
-                    log::debug!("publish failed: {error}");
-                    PublishResult::Unavailable
-                }
-            };
+        let results = self.returned.results(&answered);
+        for (answer, result) in answered.into_iter().zip(results) {
             // Nobody may be listening: the time was over.
             let _ = answer.done.send(result);
         }
@@ -442,18 +415,6 @@ impl Session<'_> {
             while self.sending.next().await.is_some() {}
         }
     }
-}
-
-/// The message that came back with a confirm, which need not be its own.
-const fn returned(confirmation: &lapin::Result<Confirmation>) -> Option<&BasicReturnMessage> {
-    match confirmation {
-        Ok(Confirmation::Ack(returned) | Confirmation::Nack(returned)) => returned.as_ref(),
-        Ok(Confirmation::NotRequested) | Err(_) => None,
-    }
-}
-
-fn message_id(message: &BasicReturnMessage) -> Option<&ShortString> {
-    message.properties.message_id().as_ref()
 }
 
 /// Writes the frames of a message; what it returns waits for the confirm.
