@@ -68,6 +68,21 @@ impl Session {
         self.call("queue.bind", method).map(drop)
     }
 
+    /// Takes back what [`Session::bind`] did; a binding that does not exist is fine.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub fn unbind(&mut self, queue: &str, exchange: &str, key: &str) -> Result<(), Error> {
+        let unbind = queue::Unbind {
+            queue: queue.into(),
+            exchange: exchange.into(),
+            routing_key: key.into(),
+            arguments: FieldTable::default(),
+        };
+        let method = AMQPClass::Queue(queue::AMQPMethod::Unbind(unbind));
+        self.call("queue.unbind", method).map(drop)
+    }
+
     /// Removes every ready message from a queue and returns their number.
     ///
     /// # Errors

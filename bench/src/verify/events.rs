@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use contract::{
     QueueType,
-    amqp::{ArgumentValue, HISTORY_EXCHANGE, Queue},
+    amqp::{ArgumentValue, HISTORY_EXCHANGE, INGEST_QUEUE, Queue},
 };
 use serde_json::json;
 
@@ -13,7 +13,10 @@ use super::{
     rows::check_problem,
     scene::{MESSAGE_LIMIT, NO_BROKER, Scene, event},
 };
-use crate::{amqp::declare_queue, http::Request};
+use crate::{
+    amqp::{Session, declare_queue},
+    http::Request,
+};
 
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
@@ -23,6 +26,11 @@ pub(super) const CASES: &[Case] = &[
         unavailable,
     ),
     Case::required("an event that a full queue refuses is 503", full_queue),
+    Case::required("an event that no queue takes is 503", unroutable),
+    Case::required(
+        "of many events at once just those that no queue takes are 503",
+        partly_unroutable,
+    ),
     Case::required(
         "wrong events are refused without a broker, too",
         refused_first,
@@ -130,6 +138,64 @@ fn fill_and_publish(context: &Context<'_>, queue: &str) -> anyhow::Result<()> {
         Ok(scene.metric(r#"amqp_publish_total{result="refused"}"#)? >= 3.0)
     })?;
     scene.stop()
+}
+
+/// Runs a check while the ingest queue is not bound, and binds it again whatever the subject did.
+fn unbound(
+    context: &Context<'_>,
+    check: impl FnOnce(&Scene, &mut Session) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let scene = Scene::start_empty(context, &[])?;
+    let mut session = context.broker.session()?;
+    session.unbind(INGEST_QUEUE, HISTORY_EXCHANGE, "#")?;
+    let outcome = check(&scene, &mut session);
+    session.unbind(INGEST_QUEUE, HISTORY_EXCHANGE, "kept")?;
+    session.bind(INGEST_QUEUE, HISTORY_EXCHANGE, "#")?;
+    outcome?;
+    let taken = scene.post("/api/v1/events", r#"{"key":"lost","data":{}}"#)?;
+    expect_status("when there is a queue again", &taken, 202)?;
+    scene.stop()
+}
+
+fn unroutable(context: &mut Context<'_>) -> anyhow::Result<()> {
+    unbound(context, |scene, _| {
+        let request = Request {
+            headers: &[("Content-Type", "application/json"), ("X-Request-Id", "n")],
+            ..Request::post("/api/v1/events", br#"{"key":"lost","data":{}}"#)
+        };
+        for _ in 0..3 {
+            let refused = scene.send(&request)?;
+            expect_later("an event that no queue takes", &refused)?;
+            check_problem(&refused, "broker-unavailable", "n")?;
+        }
+        eventually("the refusals are counted", MESSAGE_LIMIT, || {
+            Ok(scene.metric(r#"amqp_publish_total{result="refused"}"#)? == 3.0)
+        })
+    })
+}
+
+/// Confirms come in any order and several at once: a subject must know whose event was returned.
+fn partly_unroutable(context: &mut Context<'_>) -> anyhow::Result<()> {
+    unbound(context, |scene, session| {
+        session.bind(INGEST_QUEUE, HISTORY_EXCHANGE, "kept")?;
+        for round in 0..20 {
+            let mut waiting = Vec::new();
+            for n in 0..16 {
+                let (key, status) = [("kept", 202), ("lost", 503)][(n + round) % 2];
+                let body = format!(r#"{{"key":"{key}","data":{{}}}}"#);
+                let mut client = scene.client()?;
+                let request = Request::post("/api/v1/events", body.as_bytes());
+                client.send(&request.bytes(scene.address))?;
+                waiting.push((client, key, status));
+            }
+            for (mut client, key, status) in waiting {
+                expect_status(key, &client.receive(false)?, status)?;
+            }
+        }
+        eventually("every accepted event is counted", MESSAGE_LIMIT, || {
+            Ok(scene.deliveries("ok")? == 160.0)
+        })
+    })
 }
 
 fn refused_first(context: &mut Context<'_>) -> anyhow::Result<()> {

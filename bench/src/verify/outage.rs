@@ -15,8 +15,9 @@ use super::{
     scene::{Asker, MESSAGE_LIMIT, NO_BROKER, Scene, event},
 };
 
-/// Longest time from the broker's return to ready: the contract's longest pause is 30 s.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(45);
+/// Longest time from the broker's return to ready: the contract's longest pause and a silent attempt,
+/// both twice, since a broker that answers may still be unable to declare.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(10);
 /// Events on each side of the restart.
 const EVENTS: u32 = 2_000;
 

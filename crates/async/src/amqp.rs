@@ -7,7 +7,9 @@
 //! None of lapin's calls has a deadline of its own, and a broker that has gone silent answers
 //! none of them; here a deadline is a wrapper around any future, which is what tasks do best.
 
+mod confirm;
 pub mod consumer;
+mod message;
 pub mod publisher;
 mod topology;
 
@@ -15,10 +17,13 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use contract::{limits::CONNECT_TIMEOUT, metrics::Role};
+use contract::{
+    limits::{CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT},
+    metrics::Role,
+};
 use domain::Backoff;
 use futures_util::stream::{BoxStream, StreamExt};
 use lapin::{
@@ -132,9 +137,8 @@ impl Link {
 
     async fn open_unhurried(state: &State, role: Role) -> Result<Self, AmqpError> {
         let socket = Socket::default();
-        let connection = connect(state, role, &socket)
-            .await
-            .map_err(failed("connect"))?;
+        let call = connect(state, role, &socket);
+        let connection = deadline("shake hands", HANDSHAKE_TIMEOUT, call).await?;
         let events = connection.events_listener().boxed();
         let channel = connection
             .create_channel()
@@ -210,7 +214,7 @@ async fn connect(state: &State, role: Role, socket: &Socket) -> lapin::Result<Co
         let addresses: Vec<SocketAddr> = tokio::net::lookup_host(authority).await?.collect();
         // Sets TCP_NODELAY: without it a lone small frame waits for the peer's delayed ACK.
         let dialling = AsyncTcpStream::connect(&dialler, addresses);
-        let stream = timeout(CONNECT_TIMEOUT, dialling)
+        let stream = timeout(HANDSHAKE_TIMEOUT, dialling)
             .await
             .map_err(std::io::Error::from)??;
         if let AsyncTcpStream::Plain(plain) = &stream {
@@ -242,6 +246,8 @@ struct Supervisor {
     /// The phase that ends it.
     until: Phase,
     backoff: Backoff,
+    /// When the latest connection was made.
+    up_since: Instant,
     /// Whether the broker has taken us before.
     known: bool,
 }
@@ -254,6 +260,7 @@ impl Supervisor {
             view,
             until,
             backoff: Backoff::default(),
+            up_since: Instant::now(),
             known: false,
         }
     }
@@ -289,6 +296,7 @@ impl Supervisor {
         self.state
             .metrics
             .amqp(|amqp| amqp.up.insert(self.role, false));
+        self.backoff.lived(self.up_since.elapsed());
         match ended {
             Ok(()) => {
                 link.close().await;
@@ -319,6 +327,6 @@ impl Supervisor {
             amqp.reconnects += u64::from(self.known);
         });
         self.known = true;
-        self.backoff.reset();
+        self.up_since = Instant::now();
     }
 }

@@ -40,7 +40,7 @@ pub async fn broadcast(state: Arc<State>, publisher: Arc<Publisher>, mut view: P
             ingested,
         };
         let event = broadcast::event(&state.config.settings.name, told);
-        let ok = publisher.broadcast(&event).await;
+        let ok = publisher.broadcast(&event);
         state.metrics.amqp(|amqp| amqp.ran(Task::Broadcast, ok));
     }
 }

@@ -171,7 +171,8 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
 /// Starts every task; from here on the service is alive.
 fn start(state: &Arc<State>, listener: TcpListener) -> Running {
     let phases = Phases::new();
-    let publisher = Arc::new(Publisher::new(Arc::clone(state)));
+    let (publisher, inbox) = Publisher::new(Arc::clone(state));
+    let publisher = Arc::new(publisher);
     let shared = || (Arc::clone(state), Arc::clone(&publisher));
     let (of_state, of_publisher) = shared();
     let api = Arc::new(Api::new(of_state, of_publisher, phases.view()));
@@ -184,7 +185,7 @@ fn start(state: &Arc<State>, listener: TcpListener) -> Running {
     let (of_state, of_publisher) = shared();
     let consuming = tokio::spawn(consumer::run(of_state, of_publisher, phases.view()));
     let (publishes, view) = (Arc::clone(&publisher), phases.view());
-    let publishing = tokio::spawn(async move { publishes.run(view).await });
+    let publishing = tokio::spawn(async move { publishes.run(inbox, view).await });
     let serving = tokio::spawn(rest::serve(listener, api, phases.view()));
     let flushing = tokio::spawn(background::flush(Arc::clone(state), phases.view()));
     Running {

@@ -8,7 +8,8 @@ pub const MAX_DEPTH: usize = 32;
 pub const MAX_KEY_BYTES: usize = 128;
 /// Largest AMQP message body in bytes; a larger one is invalid.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
-/// How long a handler may take before the answer is 504.
+/// How long a handler may take before the answer is 504. It does not apply where a handler waits for
+/// the broker's confirm, and for nothing else: there [`CONFIRM_TIMEOUT`] says better what was late.
 pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the device may take for one line.
 pub const DEVICE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -18,7 +19,16 @@ pub const DEVICE_POOL_TIMEOUT: Duration = Duration::from_secs(2);
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 /// Unconfirmed publishes at once; one more is refused with 503.
 pub const PUBLISH_WINDOW: usize = 64;
-/// Deadline of each attempt to connect to the broker.
+/// Replies and broadcasts that may wait for the publisher, be it that it has no connection; more are
+/// dropped.
+///
+/// Ten prefetch windows: a requester that lets so many pile up has stopped reading them.
+pub const NOTICES_MAX: usize = 1000;
+/// How long the broker may take to shake hands. A sound one does so within milliseconds; one that
+/// accepts and says nothing is most likely starting, and is better asked again than waited for.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Deadline of each attempt to connect to the broker as a whole: the topology's declaration may have
+/// to wait until a quorum queue has elected its leader.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time between a settled delivery and its ack.
 pub const ACK_DELAY: Duration = Duration::from_millis(10);
@@ -41,7 +51,7 @@ pub const QUERY_POINTS_DEFAULT: usize = 1000;
 pub const QUERY_POINTS_MAX: usize = 10_000;
 /// Jobs at work at once; one more is refused with 503.
 pub const JOBS_RUNNING_MAX: usize = 64;
-/// Ended jobs that are remembered; the oldest are forgotten first.
+/// Ended jobs that are remembered; those that ended first are forgotten first.
 pub const JOBS_ENDED_MAX: usize = 256;
 /// Longest job.
 pub const JOB_DURATION_MAX: Duration = Duration::from_secs(600);
@@ -59,3 +69,5 @@ pub const REQUEUE_DELAY: Duration = Duration::from_millis(200);
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines that wait for the file sink; more are dropped and counted.
 pub const SINK_LINES: usize = 10_000;
+/// Bytes of the lines that wait for the file sink; what would go beyond is dropped and counted.
+pub const SINK_BYTES: usize = 16 * 1024 * 1024;

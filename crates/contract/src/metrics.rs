@@ -70,7 +70,7 @@ pub enum Role {
 pub enum PublishResult {
     /// The broker took responsibility.
     Confirmed,
-    /// The broker refused (full queue), or nobody would get it.
+    /// No queue takes it: the broker refused it (full queue), or returned it (no queue).
     Refused,
     /// No confirm in time.
     TimedOut,

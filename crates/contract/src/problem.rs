@@ -34,7 +34,7 @@ pub enum ProblemKind {
     Internal,
     /// The device refused, closed or answered nonsense.
     DeviceFailed,
-    /// No connection to the broker, or it blocks publishers, or it refused the message.
+    /// No connection to the broker, or it blocks publishers, or no queue takes the message.
     BrokerUnavailable,
     /// Too many publishes, requests, jobs or device commands are at work already.
     Overloaded,

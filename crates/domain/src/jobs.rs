@@ -1,7 +1,7 @@
 //! Background jobs: which there are, how far they are, and when one more is too many.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -40,6 +40,8 @@ pub fn parse_id(text: &str) -> Result<u64, Problem> {
 #[derive(Debug, Default)]
 pub struct Jobs {
     jobs: BTreeMap<u64, Entry>,
+    /// Ids of those that have ended, in the order in which they did.
+    ended: VecDeque<u64>,
     last_id: u64,
 }
 
@@ -107,7 +109,7 @@ impl Jobs {
             } else {
                 (JobStatus::Failed, entry.progress(now))
             };
-            self.forget_the_oldest();
+            self.note_end(id);
         }
     }
 
@@ -122,7 +124,7 @@ impl Jobs {
         }
         entry.progress = entry.progress(now);
         entry.status = JobStatus::Cancelled;
-        self.forget_the_oldest();
+        self.note_end(id);
         Ok(true)
     }
 
@@ -151,19 +153,17 @@ impl Jobs {
     /// Jobs at work.
     #[must_use]
     pub fn running(&self) -> usize {
-        let jobs = self.jobs.values();
-        jobs.filter(|entry| entry.status == JobStatus::Running)
-            .count()
+        self.jobs.len() - self.ended.len()
     }
 
-    fn forget_the_oldest(&mut self) {
-        let ended = self.jobs.len() - self.running();
-        let ids = self.jobs.iter();
-        let ids = ids.filter(|(_, entry)| entry.status != JobStatus::Running);
-        let surplus = ended.saturating_sub(JOBS_ENDED_MAX);
-        let oldest: Vec<u64> = ids.map(|(id, _)| *id).take(surplus).collect();
-        for id in oldest {
-            self.jobs.remove(&id);
+    /// Notes that a job has ended, and forgets the one that did so longest ago if there are too many:
+    /// by its end and not by its id, or a long job would be forgotten as soon as it is done.
+    fn note_end(&mut self, id: u64) {
+        self.ended.push_back(id);
+        if self.ended.len() > JOBS_ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.jobs.remove(&oldest);
         }
     }
 }
@@ -283,6 +283,26 @@ mod tests {
         }
         assert_eq!(jobs.jobs.len(), JOBS_RUNNING_MAX - 1 + JOBS_ENDED_MAX);
         assert!(jobs.view(1, now).is_err(), "forgotten");
+    }
+
+    #[test]
+    fn the_job_that_ended_longest_ago_is_forgotten_whenever_it_started() {
+        let now = Instant::now();
+        let mut jobs = Jobs::new();
+        let job = request(JobKind::Timer, 1);
+        let long = jobs.start(&job, now).expect("room");
+        let mut short = Vec::new();
+        for _ in 0..JOBS_ENDED_MAX {
+            let id = jobs.start(&job, now).expect("room");
+            jobs.end(id, true, now);
+            short.push(id);
+        }
+        jobs.end(long, true, now);
+        let done = jobs.view(long, now).expect("it has only just ended");
+        assert_eq!(done.status, JobStatus::Done);
+        assert!(jobs.view(short[0], now).is_err(), "ended first");
+        assert!(jobs.view(short[1], now).is_ok());
+        assert_eq!(jobs.running(), 0);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What the file sink writes next, and what it drops.
 
-use contract::limits::SINK_LINES;
+use contract::limits::{SINK_BYTES, SINK_LINES};
 use serde::Serialize;
 
 use crate::{event::Reading, time::UnixMs};
 
 /// Lines that wait to be appended to the file.
 ///
-/// Bounded: a disk that is full or slow must not take the service's memory as well.
+/// Bounded in number and in bytes: a disk that is full or slow must not take the service's memory as
+/// well, and ten thousand of the largest events would be gigabytes.
 #[derive(Debug, Default)]
 pub struct Sink {
     /// JSON lines with their ends.
@@ -30,7 +31,8 @@ impl Sink {
         Self::default()
     }
 
-    /// Adds a reading as a line, or drops and counts it if [`SINK_LINES`] wait already.
+    /// Adds a reading as a line, or drops and counts it if [`SINK_LINES`] wait already, or with it
+    /// more than [`SINK_BYTES`] would.
     ///
     /// # Panics
     /// Never: a reading has string keys and finite numbers.
@@ -39,10 +41,17 @@ impl Sink {
             self.dropped += 1;
             return;
         }
+        let waiting = self.bytes.len();
         let line = Line { at: now.0, reading };
         serde_json::to_writer(&mut self.bytes, &line).expect("a reading serialises");
         self.bytes.push(b'\n');
-        self.lines += 1;
+        // Only now is it known how long the line is.
+        if self.bytes.len() > SINK_BYTES {
+            self.bytes.truncate(waiting);
+            self.dropped += 1;
+        } else {
+            self.lines += 1;
+        }
     }
 
     /// Takes what waits, to be written.
@@ -97,6 +106,28 @@ mod tests {
             "{\"at\":7,\"key\":\"s\",\"fields\":{\"t\":1.5}}\n"
         );
         assert_eq!(sink.take().lines, 0);
+    }
+
+    #[test]
+    fn long_lines_are_bounded_by_their_bytes() {
+        let long = Reading {
+            key: "s".to_owned(),
+            fields: Fields::from([("t".repeat(1024 * 1024), 1.5)]),
+        };
+        let mut sink = Sink::new();
+        for _ in 0..16 {
+            sink.push(&long, UnixMs(0));
+        }
+        assert_eq!(sink.dropped(), 1, "sixteen of them are a little too much");
+        sink.push(&reading(), UnixMs(0));
+        assert_eq!(sink.dropped(), 1, "a short one still fits");
+        let batch = sink.take();
+        assert_eq!(batch.lines, 16);
+        assert!(batch.bytes.len() <= SINK_BYTES);
+        let ends = batch.bytes.iter().filter(|byte| **byte == b'\n');
+        assert_eq!(ends.count(), 16, "no line is cut");
+        sink.push(&long, UnixMs(0));
+        assert_eq!(sink.take().lines, 1, "there is room again");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! its result through a channel and, when the time is over, is left behind instead of joined.
 
 pub mod consumer;
+mod message;
 pub mod publisher;
 mod stream;
 pub mod topology;
@@ -18,11 +19,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use amiquip::{Auth, Connection, ConnectionOptions, ConnectionTuning};
-use contract::{limits::CONNECT_TIMEOUT, metrics::Role};
+use contract::{
+    limits::{CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT},
+    metrics::Role,
+};
 use crossbeam_channel::{bounded, select};
 use domain::Backoff;
 
@@ -119,12 +123,13 @@ pub fn supervise<L: Link>(
     while !stop.is_stopped() {
         match connect::<L>(&state.config, stop) {
             Ok(Some(link)) => {
-                backoff.reset();
                 connections += 1;
                 if connections > 1 {
                     state.metrics.of(L::ROLE).lock().reconnects += 1;
                 }
+                let made = Instant::now();
                 let result = run(&link, &mut session);
+                backoff.lived(made.elapsed());
                 let limit = if result.is_ok() {
                     CLOSE_SOUND
                 } else {
@@ -196,7 +201,7 @@ fn open_connection(config: &Config, role: Role) -> Result<Connection, AmqpError>
         .virtual_host(&broker.vhost)
         .heartbeat(settings.heartbeat_s)
         .frame_max(settings.frame_max)
-        .connection_timeout(Some(CONNECT_TIMEOUT))
+        .connection_timeout(Some(HANDSHAKE_TIMEOUT))
         .information(Some(contract::start_ok::PLACEHOLDER.to_owned()));
     Ok(Connection::insecure_open_stream(
         stream,
@@ -209,7 +214,7 @@ fn open_connection(config: &Config, role: Role) -> Result<Connection, AmqpError>
 fn connect_tcp(host: &str, port: u16) -> io::Result<mio_06::net::TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        match TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT) {
             Ok(stream) => {
                 stream.set_nodelay(true)?;
                 return mio_06::net::TcpStream::from_stream(stream);

@@ -330,7 +330,7 @@ impl Member {
     /// Plans the restart of a crashed child, later and later if it keeps crashing.
     fn plan_restart(&mut self, status: ExitStatus, random: f64) {
         if self.started.elapsed() > HEALTHY_AFTER {
-            self.backoff.reset();
+            self.backoff = Backoff::default();
         }
         let delay = self.backoff.next(random);
         log::error!(

@@ -60,6 +60,8 @@ pub async fn run(
         Supervisor::new(Arc::clone(&state), Role::Consumer, view, Phase::NoConsuming);
     while let Some(link) = supervisor.connect().await? {
         let ended = ingest.session(&link.channel, &mut inside).await;
+        // The effects stand though acks may be lost: the redeliveries will be duplicates.
+        ingest.count_unacked();
         state.flags.set_consuming(false);
         if !supervisor.disconnect(link, ended).await {
             break;
@@ -95,7 +97,6 @@ impl Ingest {
     /// Consumes over one channel until the drain (`Ok`) or a failure.
     async fn session(&mut self, channel: &Channel, view: &mut PhaseView) -> Result<(), AmqpError> {
         self.batcher.reset();
-        self.unacked = [0; 2];
         let mut consumer = self.subscribe(channel).await?;
         self.state.flags.set_consuming(true);
         loop {
@@ -147,21 +148,21 @@ impl Ingest {
             let Some(item) = next else {
                 return Ok(());
             };
-            self.settle(channel, delivered(item)?).await?;
+            self.settle(channel, &delivered(item)?)?;
             next = consumer.next().now_or_never();
         }
         // lapin's stream does not know tokio's budget, which makes tokio's own sockets and channels
         // give way now and then; so it is done here by hand.
         if let Some(item) = next {
             yield_now().await;
-            self.settle(channel, delivered(item)?).await?;
+            self.settle(channel, &delivered(item)?)?;
         }
         Ok(())
     }
 
     /// Makes a delivery's effect visible, then acks or rejects it, then replies; or holds it back.
-    async fn settle(&mut self, channel: &Channel, delivery: Delivery) -> Result<(), AmqpError> {
-        let settlement = self.attempt(&delivery, Self::handle);
+    fn settle(&mut self, channel: &Channel, delivery: &Delivery) -> Result<(), AmqpError> {
+        let settlement = self.attempt(delivery, Self::handle);
         let now = Instant::now();
         match settlement {
             Settlement::Invalid => {
@@ -185,7 +186,7 @@ impl Ingest {
                 return Ok(());
             }
         }
-        self.reply(delivery, settlement).await;
+        self.reply(delivery, settlement);
         Ok(())
     }
 
@@ -238,18 +239,18 @@ impl Ingest {
         });
     }
 
-    async fn reply(&self, delivery: Delivery, outcome: Settlement) {
+    fn reply(&self, delivery: &Delivery, outcome: Settlement) {
         let properties = &delivery.properties;
         let Some(reply_to) = properties.reply_to().clone() else {
             return;
         };
         let settled = Settled {
-            message_id: message_id(&delivery).unwrap_or_default().to_owned(),
+            message_id: message_id(delivery).unwrap_or_default().to_owned(),
             outcome,
         };
         let body = serde_json::to_vec(&settled).expect("two strings serialise");
         let correlation_id = properties.correlation_id().clone();
-        self.publisher.reply(reply_to, correlation_id, body).await;
+        self.publisher.reply(reply_to, correlation_id, body);
     }
 
     /// Sends the ack that is due, and gives back what was held back for long enough.
@@ -285,12 +286,17 @@ impl Ingest {
         // delivers again what it got no ack for; waiting would change nothing but our pace.
         let handed_over = channel.basic_ack(ack.delivery_tag, options).now_or_never();
         told("ack", handed_over)?;
+        self.count_unacked();
+        Ok(())
+    }
+
+    /// Counts what was settled since the last time.
+    fn count_unacked(&mut self) {
         let [ok, duplicate] = std::mem::take(&mut self.unacked);
         self.state.metrics.amqp(|amqp| {
             amqp.settled(Settlement::Ok, ok);
             amqp.settled(Settlement::Duplicate, duplicate);
         });
-        Ok(())
     }
 
     /// Cancels, settles what was delivered already, and acks the rest.
@@ -305,7 +311,7 @@ impl Ingest {
         // The stream ends behind the last delivery.
         let settled = timeout(CONNECT_TIMEOUT, async {
             while let Some(delivery) = consumer.next().await {
-                self.settle(channel, delivered(Some(delivery))?).await?;
+                self.settle(channel, &delivered(Some(delivery))?)?;
             }
             Ok(())
         });
@@ -370,7 +376,8 @@ mod tests {
     fn ingest(arguments: &[&str]) -> Ingest {
         let config = Config::parse(arguments).expect("valid");
         let state = Arc::new(State::new(config));
-        Ingest::new(Arc::clone(&state), Arc::new(Publisher::new(state)))
+        let (publisher, _) = Publisher::new(Arc::clone(&state));
+        Ingest::new(state, Arc::new(publisher))
     }
 
     fn delivery(key: &str) -> Delivery {

@@ -1,83 +1,72 @@
 //! Publishes events of REST clients until the broker's confirm, and what nobody waits for without:
 //! replies and broadcasts.
 //!
-//! Particular to tasks: waiting for a confirm is a task of a few hundred bytes, so each message has
-//! its own, and hundreds of confirms are awaited side by side without a table that maps delivery
+//! Particular to tasks: one task owns the connection, and within it each message is a future of its
+//! own, so that hundreds of confirms are awaited side by side without a table that maps delivery
 //! tags to whoever waits.
+//! One task and not one per message: who sees a single confirm cannot tell whether its message was
+//! returned, as `confirm.rs` explains.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use contract::{
     Problem, ProblemKind,
-    amqp::{
-        CONTENT_TYPE, HEADER_SENT_NS, HEADER_SEQ, HISTORY_EXCHANGE, PERSISTENT, STATE_EXCHANGE,
-        TRANSIENT,
-    },
-    limits::{CONFIRM_TIMEOUT, CONNECT_TIMEOUT, PUBLISH_WINDOW},
+    limits::{CONFIRM_TIMEOUT, CONNECT_TIMEOUT, NOTICES_MAX, PUBLISH_WINDOW},
     metrics::{PublishResult, Role},
     shapes::Event,
 };
-use futures_util::stream::StreamExt;
+use futures_util::{
+    FutureExt,
+    future::BoxFuture,
+    stream::{FuturesUnordered, StreamExt},
+};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Event as LinkEvent, PublisherConfirm,
+    Channel, Event as LinkEvent, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::{AMQPValue, FieldTable, ShortString},
+    types::ShortString,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::timeout,
 };
 
-use super::{AmqpError, Link, Supervisor, deadline};
+use super::{
+    AmqpError, Link, Supervisor,
+    confirm::{Answered, Returned},
+    deadline,
+    message::{self, Message},
+};
 use crate::{
     shutdown::{Phase, PhaseView},
     state::State,
 };
 
-/// Replies and broadcasts that wait for the socket at once, apart from the window of REST clients: a
-/// flood of requests for replies must not make REST answer 503, nor the other way round.
-const NOTICES: usize = 256;
-/// How long a notice waits for a place in its window before it is dropped.
-const NOTICE_PATIENCE: Duration = Duration::from_secs(1);
-/// Begin of the names that stand for a client's channel instead of a queue.
-const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// Notices that wait for the socket at once; the others stay in their channel, which is their bound.
+const TURN: usize = 64;
 
 /// Whether messages can be published right now.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outlet {
     /// No connection.
     Down,
     /// The broker takes nothing: out of memory or disk.
     Blocked,
     /// Open for messages.
-    Open(Arc<Channels>),
+    Open,
 }
 
-/// Both channels of the publisher's connection.
-///
-/// Apart, because confirms are switched on for a channel as a whole: a notice, a reply or a
-/// broadcast, is worth nothing later, so its confirm would be work for nothing on both sides.
+/// An event on its way to the task that owns the connection.
 #[derive(Debug)]
-struct Channels {
-    events: Channel,
-    notices: Channel,
-}
-
-/// A message with its address.
-#[derive(Debug)]
-struct Message {
-    exchange: &'static str,
-    routing_key: ShortString,
-    /// Whether the broker returns it if no queue takes it.
-    mandatory: bool,
-    properties: BasicProperties,
-    body: Vec<u8>,
+struct Outgoing {
+    message: Message,
+    /// Dropped without a word if the connection cannot serve the event.
+    done: oneshot::Sender<PublishResult>,
 }
 
 /// Publishes messages; shared by REST, the consumer and the background tasks.
@@ -87,126 +76,117 @@ pub struct Publisher {
     /// A `watch` channel and not a mutex: a request that waits for its confirm has to learn at once
     /// that the outlet is gone.
     outlet: watch::Sender<Outlet>,
-    /// Places for unconfirmed messages. Semaphores and not bounded queues: the message goes out at
-    /// once, and what is bounded is how many are on their way.
-    clients: Arc<Semaphore>,
-    notices: Arc<Semaphore>,
+    /// Places for unconfirmed events. A semaphore beside the channel below: a place is held until the
+    /// confirm, and not only until the event is taken out of the channel.
+    places: Arc<Semaphore>,
+    /// Events; each holds a place, so there is always room.
+    outgoing: mpsc::Sender<Outgoing>,
+    /// Notices, replies and broadcasts; apart, so that they never take a place in the window for REST.
+    notices: mpsc::Sender<Message>,
     /// Events so far, for [`HEADER_SEQ`].
     events: AtomicI64,
 }
 
+/// The end of the task that owns the connection.
+#[derive(Debug)]
+pub struct Inbox {
+    outgoing: mpsc::Receiver<Outgoing>,
+    notices: mpsc::Receiver<Message>,
+}
+
 impl Publisher {
-    /// A publisher without a connection yet.
+    /// A publisher without a connection yet, and what [`Publisher::run`] needs to make one.
     #[must_use]
-    pub fn new(state: Arc<State>) -> Self {
-        Self {
+    pub fn new(state: Arc<State>) -> (Self, Inbox) {
+        let (outgoing, outgoing_end) = mpsc::channel(PUBLISH_WINDOW);
+        let (notices, notices_end) = mpsc::channel(NOTICES_MAX);
+        let publisher = Self {
             state,
             outlet: watch::Sender::new(Outlet::Down),
-            clients: Arc::new(Semaphore::new(PUBLISH_WINDOW)),
-            notices: Arc::new(Semaphore::new(NOTICES)),
+            places: Arc::new(Semaphore::new(PUBLISH_WINDOW)),
+            outgoing,
+            notices,
             events: AtomicI64::new(0),
-        }
+        };
+        let inbox = Inbox {
+            outgoing: outgoing_end,
+            notices: notices_end,
+        };
+        (publisher, inbox)
     }
 
     /// Events without a confirm yet.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        PUBLISH_WINDOW.saturating_sub(self.clients.available_permits()) as u64
+        PUBLISH_WINDOW.saturating_sub(self.places.available_permits()) as u64
     }
 
     /// Publishes an event; returns its message id once the broker took responsibility.
     ///
     /// # Errors
-    /// 503 at once if there is no connection, if the broker is blocked or refuses the message, or
-    /// if the window is full; 504 if no confirm comes within [`CONFIRM_TIMEOUT`].
+    /// 503 at once if there is no connection, if the broker is blocked, refuses the message or has no
+    /// queue for it, or if the window is full; 504 if no confirm comes within [`CONFIRM_TIMEOUT`].
     pub async fn publish_event(&self, event: &Event) -> Result<String, Problem> {
-        let channels = self.channels().map_err(|reason| self.unavailable(reason))?;
-        let Ok(place) = Arc::clone(&self.clients).try_acquire_owned() else {
+        match *self.outlet.borrow() {
+            Outlet::Open => {}
+            Outlet::Blocked => {
+                return Err(self.unavailable("the broker takes no messages at present"));
+            }
+            Outlet::Down => return Err(self.unavailable("no connection to the broker")),
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             let detail = format!("{PUBLISH_WINDOW} events wait for their confirm already");
             return Err(self.refused(ProblemKind::Overloaded, detail));
         };
         let message_id = self.state.ids.next();
         let seq = self.events.fetch_add(1, Ordering::Relaxed) + 1;
-        let message = event_message(event, &message_id, seq);
-        let told = self.start(place, channels.events.clone(), message);
+        let told = self.start(place, message::event(event, &message_id, seq));
         let mut outlet = self.outlet.subscribe();
         // Whoever waits for a confirm is told as soon as none can come; the message itself stays
         // on its way and keeps its place.
         let result = tokio::select! {
             result = told => result.unwrap_or(PublishResult::Unavailable),
-            _ = outlet.wait_for(|outlet| !matches!(outlet, Outlet::Open(_))) => {
-                PublishResult::Unavailable
-            }
+            _ = outlet.wait_for(|outlet| *outlet != Outlet::Open) => PublishResult::Unavailable,
         };
         answer(result).map(|()| message_id)
     }
 
-    /// Sends a reply, without a confirm.
+    /// Hands over a reply without waiting; it is sent without a confirm, as soon as there is a
+    /// connection.
     ///
-    /// Returns at once unless [`NOTICES`] replies are on their way: then the consumer waits for
-    /// a place, which is the back-pressure that keeps their number bounded.
-    /// A reply that cannot be sent is dropped: whoever asked will time out and ask again, while
-    /// keeping it would stop the ingest.
-    pub async fn reply(
-        &self,
-        reply_to: ShortString,
-        correlation_id: Option<ShortString>,
-        body: Vec<u8>,
-    ) {
-        let mut properties = BasicProperties::default()
-            .with_content_type(CONTENT_TYPE.into())
-            .with_delivery_mode(TRANSIENT);
-        if let Some(id) = correlation_id {
-            properties = properties.with_correlation_id(id);
-        }
-        let message = Message {
-            exchange: "",
-            // The broker delivers direct replies past its queues, and so it would return each of
-            // them as unroutable although it arrived.
-            mandatory: !reply_to.as_str().starts_with(DIRECT_REPLY_TO),
-            routing_key: reply_to,
-            properties,
-            body,
-        };
-        if !self.notify(message).await {
-            log::warn!("a reply could not be sent and was dropped");
+    /// `try_send`: with [`NOTICES_MAX`] in front of it the reply is dropped. Whoever asked will time
+    /// out and ask again, while waiting here would stop the ingest.
+    pub fn reply(&self, reply_to: ShortString, correlation_id: Option<ShortString>, body: Vec<u8>) {
+        let message = message::reply(reply_to, correlation_id, body);
+        if self.notices.try_send(message).is_err() {
+            log::warn!("too many replies wait for the broker; one was dropped");
         }
     }
 
-    /// Sends the service's state, without a confirm: the next one replaces it. Returns whether it
-    /// could be sent.
-    pub async fn broadcast(&self, event: &Event) -> bool {
-        let message = Message {
-            exchange: STATE_EXCHANGE,
-            routing_key: event.key.as_str().into(),
-            mandatory: false,
-            properties: BasicProperties::default()
-                .with_content_type(CONTENT_TYPE.into())
-                .with_delivery_mode(TRANSIENT)
-                .with_timestamp(since_epoch().as_secs()),
-            body: to_json(event),
-        };
-        self.notify(message).await
+    /// Hands over the service's state, to be sent without a confirm; `false` if it cannot be sent
+    /// now, for then it would be old news when it can.
+    pub fn broadcast(&self, event: &Event) -> bool {
+        let is_open = *self.outlet.borrow() == Outlet::Open;
+        is_open && self.notices.try_send(message::broadcast(event)).is_ok()
     }
 
-    /// Waits until nothing is on its way any more.
+    /// Waits until no event is on its way any more.
     pub async fn drained(&self) {
         // All places free means nothing on its way. The permits are given back when they are
-        // dropped, at the end of this function.
-        let _clients = self.clients.acquire_many(PUBLISH_WINDOW as u32).await;
-        let _notices = self.notices.acquire_many(NOTICES as u32).await;
+        // dropped, at the end of this statement.
+        let _ = self.places.acquire_many(PUBLISH_WINDOW as u32).await;
     }
 
     /// Keeps a connection open until nothing is published any more.
     ///
     /// # Errors
     /// What the broker refused at the first contact.
-    pub async fn run(&self, view: PhaseView) -> Result<(), AmqpError> {
+    pub async fn run(&self, mut inbox: Inbox, view: PhaseView) -> Result<(), AmqpError> {
         let state = Arc::clone(&self.state);
         let mut inside = view.clone();
         let mut supervisor = Supervisor::new(state, Role::Publisher, view, Phase::NoPublishing);
-        while let Some(mut link) = supervisor.connect().await? {
-            let ended = self.session(&mut link, &mut inside).await;
+        while let Some(mut link) = connect(&mut supervisor, &mut inbox).await? {
+            let ended = self.session(&mut link, &mut inbox, &mut inside).await;
             self.set_outlet(Outlet::Down);
             if !supervisor.disconnect(link, ended).await {
                 break;
@@ -215,90 +195,38 @@ impl Publisher {
         Ok(())
     }
 
-    /// Opens the outlet over `link` and minds what the broker says of it.
-    async fn session(&self, link: &mut Link, view: &mut PhaseView) -> Result<(), AmqpError> {
+    /// Opens the outlet over `link` and publishes until the last phase (`Ok`) or a failure.
+    async fn session(
+        &self,
+        link: &mut Link,
+        inbox: &mut Inbox,
+        view: &mut PhaseView,
+    ) -> Result<(), AmqpError> {
         let notices = link.open_channel().await?;
         let confirms = link.channel.confirm_select(ConfirmSelectOptions::default());
         deadline("turn confirms on", CONNECT_TIMEOUT, confirms).await?;
-        let channels = Arc::new(Channels {
+        self.set_outlet(Outlet::Open);
+        let session = Session {
+            publisher: self,
+            inbox,
             events: link.channel.clone(),
             notices,
-        });
-        self.set_outlet(Outlet::Open(Arc::clone(&channels)));
-        loop {
-            let event = tokio::select! {
-                event = link.events.next() => event,
-                () = view.reached(Phase::NoPublishing) => return Ok(()),
-            };
-            match event {
-                Some(LinkEvent::ConnectionBlocked(reason)) => {
-                    log::warn!("the broker takes no messages: {reason}");
-                    self.set_outlet(Outlet::Blocked);
-                }
-                Some(LinkEvent::ConnectionUnblocked) => {
-                    log::warn!("the broker takes messages again");
-                    self.set_outlet(Outlet::Open(Arc::clone(&channels)));
-                }
-                Some(LinkEvent::Error(error)) => {
-                    let what = "keep the connection";
-                    return Err(AmqpError::Failed { what, error });
-                }
-                Some(_) => {}
-                None => return Err(AmqpError::Ended),
-            }
-        }
+            blocked: false,
+            unconfirmed: FuturesUnordered::new(),
+            returned: Returned::default(),
+            sending: FuturesUnordered::new(),
+        };
+        session.serve(link, view).await
     }
 
     /// Sets the outlet, and the flags that `/readyz` reads.
     fn set_outlet(&self, outlet: Outlet) {
-        let (up, blocked) = match outlet {
-            Outlet::Down => (false, false),
-            Outlet::Blocked => (true, true),
-            Outlet::Open(_) => (true, false),
-        };
+        let (up, blocked) = (outlet != Outlet::Down, outlet == Outlet::Blocked);
         self.state.flags.set_publishing(up, blocked);
         self.outlet.send_replace(outlet);
     }
 
-    /// The channels, or why there are none.
-    fn channels(&self) -> Result<Arc<Channels>, &'static str> {
-        match &*self.outlet.borrow() {
-            Outlet::Open(channels) => Ok(Arc::clone(channels)),
-            Outlet::Blocked => Err("the broker takes no messages at present"),
-            Outlet::Down => Err("no connection to the broker"),
-        }
-    }
-
-    /// Sends a notice in a task of its own, as soon as there is a place for it; `false` if there is
-    /// no connection or no place in time.
-    async fn notify(&self, message: Message) -> bool {
-        let Ok(channels) = self.channels() else {
-            return false;
-        };
-        let places = Arc::clone(&self.notices);
-        let Ok(Ok(place)) = timeout(NOTICE_PATIENCE, places.acquire_owned()).await else {
-            return false;
-        };
-        tokio::spawn(async move {
-            if let Err(error) = write(&channels.notices, message).await {
-                log::debug!("a notice was lost: {error}");
-            }
-            // Without confirms lapin keeps what was returned until somebody asks for it.
-            for returned in channels
-                .notices
-                .wait_for_confirms()
-                .await
-                .into_iter()
-                .flatten()
-            {
-                log::info!("nobody takes replies at {}", returned.routing_key);
-            }
-            drop(place);
-        });
-        true
-    }
-
-    /// Sends a message and minds its confirm in a task of its own; the receiver learns the result.
+    /// Hands a message over and minds its confirm in a task of its own; the receiver learns the result.
     ///
     /// A task and not a future inside the caller: a client that hangs up drops the caller's future,
     /// and the message that is on its way would lose its place in the window and its count.
@@ -307,28 +235,27 @@ impl Publisher {
     fn start(
         &self,
         place: OwnedSemaphorePermit,
-        channel: Channel,
         message: Message,
     ) -> oneshot::Receiver<PublishResult> {
+        let (done, mut answered) = oneshot::channel();
+        // Fails only if nobody publishes any more, and then drops `done`, which tells it.
+        let _ = self.outgoing.try_send(Outgoing { message, done });
         let (tell, told) = oneshot::channel();
         let state = Arc::clone(&self.state);
         tokio::spawn(async move {
-            let mut confirm = std::pin::pin!(publish(&channel, message));
-            let in_time = timeout(CONFIRM_TIMEOUT, &mut confirm).await;
-            let result = in_time.unwrap_or(PublishResult::TimedOut);
+            let result = match timeout(CONFIRM_TIMEOUT, &mut answered).await {
+                Ok(answer) => answer.unwrap_or(PublishResult::Unavailable),
+                Err(_) => PublishResult::TimedOut,
+            };
             state.metrics.amqp(|amqp| amqp.published(result));
             // Nobody may be listening: the client has hung up.
             let _ = tell.send(result);
             if result == PublishResult::TimedOut {
-                confirm.await;
+                let _ = answered.await;
             }
             drop(place);
         });
         told
-    }
-
-    fn count(&self, result: PublishResult) {
-        self.state.metrics.amqp(|amqp| amqp.published(result));
     }
 
     fn unavailable(&self, reason: &str) -> Problem {
@@ -336,21 +263,156 @@ impl Publisher {
     }
 
     fn refused(&self, kind: ProblemKind, detail: String) -> Problem {
-        self.count(PublishResult::Unavailable);
+        let result = PublishResult::Unavailable;
+        self.state.metrics.amqp(|amqp| amqp.published(result));
         Problem::new(kind, detail)
     }
 }
 
-/// Publishes one message and waits for its confirm, as long as the connection lives.
-async fn publish(channel: &Channel, message: Message) -> PublishResult {
-    // Two waits: the first for the frames to be written, the second for the broker's confirm.
-    let confirmed = async { write(channel, message).await?.await };
-    match confirmed.await {
-        Ok(Confirmation::Ack(_) | Confirmation::NotRequested) => PublishResult::Confirmed,
-        Ok(Confirmation::Nack(_)) => PublishResult::Refused,
-        Err(error) => {
-            log::debug!("publish failed: {error}");
-            PublishResult::Unavailable
+/// The next connection; meanwhile drops what was handed over while the last one broke, whose senders
+/// were told already.
+async fn connect(
+    supervisor: &mut Supervisor,
+    inbox: &mut Inbox,
+) -> Result<Option<Link>, AmqpError> {
+    let mut connecting = pin!(supervisor.connect());
+    loop {
+        tokio::select! {
+            link = &mut connecting => return link,
+            Some(_) = inbox.outgoing.recv() => {}
+        }
+    }
+}
+
+/// What lasts as long as a connection.
+///
+/// Two channels, because confirms are switched on for a channel as a whole: a notice, a reply or a
+/// broadcast, is worth nothing later, so its confirm would be work for nothing on both sides.
+struct Session<'a> {
+    publisher: &'a Publisher,
+    inbox: &'a mut Inbox,
+    events: Channel,
+    notices: Channel,
+    blocked: bool,
+    /// Events until their confirm; dropped with the session, which tells those who wait.
+    unconfirmed: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// Ids of events that no queue took and whose confirm has not been seen yet.
+    returned: Returned,
+    /// Notices until they are written: awaited, because lapin queues frames without a bound.
+    sending: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl Session<'_> {
+    /// Publishes, and minds what the broker says of the connection.
+    async fn serve(mut self, link: &mut Link, view: &mut PhaseView) -> Result<(), AmqpError> {
+        loop {
+            // An empty set of futures is at its end, which takes its branch out of the `select!`.
+            tokio::select! {
+                event = link.events.next() => self.heed(event)?,
+                () = view.reached(Phase::NoPublishing) => break,
+                Some(outgoing) = self.inbox.outgoing.recv() => self.publish(outgoing),
+                Some(answered) = self.unconfirmed.next() => self.settle(answered),
+                Some(()) = self.sending.next() => self.note_returned(),
+                // While the broker blocks, notices stay where they are.
+                Some(notice) = self.inbox.notices.recv(), if self.takes_notices() => {
+                    self.tell(notice);
+                }
+            }
+        }
+        self.finish().await;
+        Ok(())
+    }
+
+    /// Notes whether the broker takes messages.
+    fn heed(&mut self, event: Option<LinkEvent>) -> Result<(), AmqpError> {
+        match event {
+            Some(LinkEvent::ConnectionBlocked(reason)) => {
+                log::warn!("the broker takes no messages: {reason}");
+                self.blocked = true;
+                self.publisher.set_outlet(Outlet::Blocked);
+            }
+            Some(LinkEvent::ConnectionUnblocked) => {
+                log::warn!("the broker takes messages again");
+                self.blocked = false;
+                self.publisher.set_outlet(Outlet::Open);
+            }
+            Some(LinkEvent::Error(error)) => {
+                let what = "keep the connection";
+                return Err(AmqpError::Failed { what, error });
+            }
+            Some(_) => {}
+            None => return Err(AmqpError::Ended),
+        }
+        Ok(())
+    }
+
+    /// Starts an event on its way; dropped while the broker blocks, for its sender was told.
+    fn publish(&mut self, outgoing: Outgoing) {
+        if self.blocked {
+            return;
+        }
+        let Outgoing { message, done } = outgoing;
+        let channel = self.events.clone();
+        let publishing = async move {
+            let message_id = message.properties.message_id().clone();
+            // Two waits: the first for the frames to be written, the second for the confirm.
+            let confirmed = async { write(&channel, message).await?.await };
+            Answered {
+                message_id,
+                confirmation: confirmed.await,
+                done,
+            }
+        };
+        self.unconfirmed.push(publishing.boxed());
+    }
+
+    /// Tells those whose confirms are here what became of their events: all together, because one
+    /// confirm may say what became of another's event.
+    fn settle(&mut self, first: Answered) {
+        let mut answered = vec![first];
+        while let Some(Some(next)) = self.unconfirmed.next().now_or_never() {
+            answered.push(next);
+        }
+        let results = self.returned.results(&answered);
+        for (answer, result) in answered.into_iter().zip(results) {
+            // Nobody may be listening: the time was over.
+            let _ = answer.done.send(result);
+        }
+    }
+
+    fn takes_notices(&self) -> bool {
+        !self.blocked && self.sending.len() < TURN
+    }
+
+    /// Starts a notice on its way.
+    fn tell(&mut self, notice: Message) {
+        let channel = self.notices.clone();
+        let sending = async move {
+            if let Err(error) = write(&channel, notice).await {
+                log::debug!("a notice was lost: {error}");
+            }
+        };
+        self.sending.push(sending.boxed());
+    }
+
+    /// Takes what was returned of the notices: without confirms lapin keeps it until somebody asks.
+    fn note_returned(&self) {
+        let returned = self.notices.wait_for_confirms().now_or_never();
+        for message in returned.into_iter().flatten().flatten() {
+            log::info!("nobody takes replies at {}", message.routing_key);
+        }
+    }
+
+    /// Sends the notices that wait. There is no deadline here: whoever stops the service does not wait
+    /// beyond his own.
+    async fn finish(&mut self) {
+        while !self.blocked
+            && let Ok(notice) = self.inbox.notices.try_recv()
+        {
+            self.tell(notice);
+        }
+        if !self.blocked {
+            while self.sending.next().await.is_some() {}
         }
     }
 }
@@ -374,7 +436,7 @@ fn answer(result: PublishResult) -> Result<(), Problem> {
         PublishResult::Confirmed => return Ok(()),
         PublishResult::Refused => (
             ProblemKind::BrokerUnavailable,
-            "the broker refused the event",
+            "no queue takes the event: it is full, or there is none",
         ),
         PublishResult::TimedOut => (
             ProblemKind::ConfirmTimeout,
@@ -386,35 +448,4 @@ fn answer(result: PublishResult) -> Result<(), Problem> {
         ),
     };
     Err(Problem::new(kind, detail))
-}
-
-fn event_message(event: &Event, message_id: &str, seq: i64) -> Message {
-    let sent = since_epoch();
-    let mut headers = FieldTable::default();
-    // Nanoseconds fit into 63 bits until the year 2262.
-    let sent_ns = i64::try_from(sent.as_nanos()).unwrap_or(i64::MAX);
-    headers.insert(HEADER_SENT_NS.into(), AMQPValue::LongLongInt(sent_ns));
-    headers.insert(HEADER_SEQ.into(), AMQPValue::LongLongInt(seq));
-    Message {
-        exchange: HISTORY_EXCHANGE,
-        routing_key: event.key.as_str().into(),
-        mandatory: false,
-        properties: BasicProperties::default()
-            .with_content_type(CONTENT_TYPE.into())
-            .with_delivery_mode(PERSISTENT)
-            .with_message_id(message_id.into())
-            .with_timestamp(sent.as_secs())
-            .with_headers(headers),
-        body: to_json(event),
-    }
-}
-
-fn to_json(event: &Event) -> Vec<u8> {
-    serde_json::to_vec(event).expect("an event serialises: its maps have string keys")
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
 }

@@ -29,9 +29,13 @@ impl Service {
     async fn start(arguments: &[&str]) -> Self {
         let config = Config::parse(arguments).expect("valid");
         let state = Arc::new(State::new(config));
-        let publisher = Arc::new(Publisher::new(Arc::clone(&state)));
+        let (publisher, _) = Publisher::new(Arc::clone(&state));
         let phases = Phases::new();
-        let api = Arc::new(Api::new(Arc::clone(&state), publisher, phases.view()));
+        let api = Arc::new(Api::new(
+            Arc::clone(&state),
+            Arc::new(publisher),
+            phases.view(),
+        ));
         let (listener, address) = listen().await;
         tokio::spawn(serve(listener, api, phases.view()));
         Self {

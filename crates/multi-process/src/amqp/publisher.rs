@@ -7,36 +7,23 @@
 //! A full channel is the back-pressure: REST answers 503, a notice is dropped.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use amiquip::{
-    AmqpProperties, AmqpValue, Channel, Confirm, Connection, ConnectionBlockedNotification,
-    FieldTable, Publish, Return,
-};
+use amiquip::{Channel, Confirm, Connection, ConnectionBlockedNotification, Return};
 use contract::{
     Problem, ProblemKind,
-    amqp::{
-        CONTENT_TYPE, HEADER_SENT_NS, HEADER_SEQ, HISTORY_EXCHANGE, PERSISTENT, STATE_EXCHANGE,
-        TRANSIENT,
-    },
-    limits::{CONFIRM_TIMEOUT, PUBLISH_WINDOW},
+    amqp::{HISTORY_EXCHANGE, STATE_EXCHANGE},
+    limits::{CONFIRM_TIMEOUT, NOTICES_MAX, PUBLISH_WINDOW},
     metrics::{PublishResult, Role},
     shapes::{Event, Settled},
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, never, select};
 
-use super::{AmqpError, Link, supervise};
+use super::{AmqpError, Link, message, supervise};
 use crate::{config::Config, shutdown::StopToken, state::State};
 
-/// Notices that may wait for the publisher; more are dropped.
-///
-/// Ten prefetch windows: a requester that lets so many pile up has stopped reading them.
-const NOTICES: usize = 1000;
-/// How the names start that the broker makes for direct replies.
-const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to.";
 /// Notices sent per look at the other channels.
 const TURN: usize = 64;
 
@@ -89,7 +76,7 @@ pub struct Inbox {
 #[must_use]
 pub fn mailbox() -> (Outbox, Inbox) {
     let (outgoing, outgoing_end) = bounded(PUBLISH_WINDOW);
-    let (notices, notices_end) = bounded(NOTICES);
+    let (notices, notices_end) = bounded(NOTICES_MAX);
     (
         Outbox { outgoing, notices },
         Inbox {
@@ -103,8 +90,8 @@ impl Outbox {
     /// Hands over an event and waits for its confirm, for at most [`CONFIRM_TIMEOUT`].
     ///
     /// # Errors
-    /// 503 at once if the broker is away, blocks, refuses or the window is full, 504 without a
-    /// confirm in time.
+    /// 503 at once if the broker is away, blocks, refuses, has no queue for it or the window is full,
+    /// 504 without a confirm in time.
     pub fn publish(&self, state: &State, event: Event, message_id: String) -> Result<(), Problem> {
         let result = if is_open(state) {
             self.hand_over(event, message_id)
@@ -115,7 +102,9 @@ impl Outbox {
         state.metrics.of(Role::Publisher).lock().published(counted);
         match result? {
             PublishResult::Confirmed => Ok(()),
-            PublishResult::Refused => Err(unavailable("the broker refused the message")),
+            PublishResult::Refused => Err(unavailable(
+                "no queue takes the event: it is full, or there is none",
+            )),
             PublishResult::Unavailable => Err(unavailable("the broker takes no messages now")),
             PublishResult::TimedOut => Err(Problem::new(
                 ProblemKind::ConfirmTimeout,
@@ -182,8 +171,11 @@ pub struct PublisherLink {
     /// Notices, without: whoever wants one asks again, or hears the next, if it is lost.
     notices: Channel,
     confirms: Receiver<Confirm>,
+    /// Events that no queue took; each is here before its confirm is in the channel above, because the
+    /// broker sends them so and one thread of the library hands both over.
+    returned_events: Receiver<Return>,
     /// Answers that no queue took.
-    returns: Receiver<Return>,
+    returned_answers: Receiver<Return>,
     blocked: Receiver<ConnectionBlockedNotification>,
     connection: Connection,
 }
@@ -195,14 +187,16 @@ impl Link for PublisherLink {
         let blocked = connection.listen_for_connection_blocked()?;
         let events = connection.open_channel(None)?;
         let confirms = events.listen_for_publisher_confirms()?;
+        let returned_events = events.listen_for_returns()?;
         events.enable_publisher_confirms()?;
         let notices = connection.open_channel(None)?;
-        let returns = notices.listen_for_returns()?;
+        let returned_answers = notices.listen_for_returns()?;
         Ok(Self {
             events,
             notices,
             confirms,
-            returns,
+            returned_events,
+            returned_answers,
             blocked,
             connection,
         })
@@ -226,6 +220,7 @@ pub fn run(state: &Arc<State>, inbox: &Inbox, stop: &StopToken) {
             blocked: false,
             next_tag: 1,
             unconfirmed: BTreeMap::new(),
+            returned: HashSet::new(),
         };
         let result = session.serve(stop).and_then(|()| session.drain());
         // First the flag, then the answers: nobody may queue behind them and wait in vain.
@@ -246,8 +241,16 @@ struct Session<'a> {
     next_tag: u64,
     /// Who waits for which confirm. Sorted, because a confirm may be `multiple`; the library's
     /// `ConfirmSmoother` would hold a confirm back until all earlier ones have come.
+    unconfirmed: BTreeMap<u64, Unconfirmed>,
+    /// Ids of events that no queue took and whose confirm is still to come.
+    returned: HashSet<String>,
+}
+
+/// An event that waits for its confirm.
+struct Unconfirmed {
+    message_id: String,
     /// `None` if he was told already; the place in the window stays taken all the same.
-    unconfirmed: BTreeMap<u64, Option<Sender<PublishResult>>>,
+    done: Option<Sender<PublishResult>>,
 }
 
 impl Session<'_> {
@@ -283,7 +286,7 @@ impl Session<'_> {
                 self.settle(confirm.map_err(|_| AmqpError::Gone)?);
                 Ok(())
             }
-            recv(self.link.returns) -> returned => {
+            recv(self.link.returned_answers) -> returned => {
                 let queue = returned.map_err(|_| AmqpError::Gone)?.routing_key;
                 log::info!("nobody takes answers at {queue}");
                 Ok(())
@@ -309,11 +312,15 @@ impl Session<'_> {
         if self.unconfirmed.len() >= PUBLISH_WINDOW {
             return Ok(());
         }
-        let body = serde_json::to_vec(&outgoing.event).expect("an event serialises");
-        let properties = event_properties(outgoing.message_id, self.next_tag);
-        let publish = Publish::with_properties(&body, outgoing.event.key, properties);
+        let body = message::body(&outgoing.event);
+        let message_id = outgoing.message_id.clone();
+        let publish = message::event(outgoing.event, &body, message_id, self.next_tag);
         // Noted before it is sent, so that a failure in between is answered with the others.
-        self.unconfirmed.insert(self.next_tag, Some(outgoing.done));
+        let unconfirmed = Unconfirmed {
+            message_id: outgoing.message_id,
+            done: Some(outgoing.done),
+        };
+        self.unconfirmed.insert(self.next_tag, unconfirmed);
         self.next_tag += 1;
         self.show_outstanding();
         Ok(self.link.events.basic_publish(HISTORY_EXCHANGE, publish)?)
@@ -328,45 +335,30 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Sends a notice; the library's call does not wait for the broker here either.
     fn tell(&self, notice: Notice) -> Result<(), AmqpError> {
-        match notice {
-            Notice::Answer(answer) => self.answer(answer),
-            Notice::State(event) => self.broadcast(event),
-        }
-    }
-
-    /// Sends an answer, transient: whoever asked is waiting now or not at all.
-    fn answer(&self, answer: Answer) -> Result<(), AmqpError> {
-        let body = serde_json::to_vec(&answer.settled).expect("an answer serialises");
-        let mut properties = AmqpProperties::default()
-            .with_content_type(CONTENT_TYPE.to_owned())
-            .with_delivery_mode(TRANSIENT);
-        if let Some(id) = answer.correlation_id {
-            properties = properties.with_correlation_id(id);
-        }
-        // The broker counts its pseudo-queue for direct replies as no queue: every answer to it
-        // would be delivered and returned.
-        let mandatory = !answer.reply_to.starts_with(DIRECT_REPLY_TO);
-        let mut publish = Publish::with_properties(&body, answer.reply_to, properties);
-        publish.mandatory = mandatory;
-        Ok(self.link.notices.basic_publish("", publish)?)
-    }
-
-    /// Sends a state, transient: the next one replaces it.
-    fn broadcast(&self, event: Event) -> Result<(), AmqpError> {
-        let body = serde_json::to_vec(&event).expect("an event serialises");
-        let properties = AmqpProperties::default()
-            .with_content_type(CONTENT_TYPE.to_owned())
-            .with_delivery_mode(TRANSIENT)
-            .with_timestamp(since_epoch().as_secs());
-        let publish = Publish::with_properties(&body, event.key, properties);
-        Ok(self.link.notices.basic_publish(STATE_EXCHANGE, publish)?)
+        let channel = &self.link.notices;
+        Ok(match notice {
+            Notice::Answer(answer) => {
+                let body = serde_json::to_vec(&answer.settled).expect("an answer serialises");
+                channel.basic_publish("", message::answer(answer, &body))
+            }
+            Notice::State(event) => {
+                let body = message::body(&event);
+                channel.basic_publish(STATE_EXCHANGE, message::broadcast(event, &body))
+            }
+        }?)
     }
 
     /// Tells those whom a confirm concerns.
     ///
+    /// What was returned is looked at first: the broker confirms an event that no queue takes as well,
+    /// right behind its return.
     /// `try_send`: the channel has room for the one outcome, and he may have given up waiting.
     fn settle(&mut self, confirm: Confirm) {
+        let returned = self.link.returned_events.try_iter();
+        let ids = returned.filter_map(|event| event.properties.message_id().clone());
+        self.returned.extend(ids);
         let (result, payload) = match confirm {
             Confirm::Ack(payload) => (PublishResult::Confirmed, payload),
             Confirm::Nack(payload) => (PublishResult::Refused, payload),
@@ -380,8 +372,13 @@ impl Session<'_> {
                 .into_iter()
                 .collect()
         };
-        for done in settled.into_values().flatten() {
-            let _ = done.try_send(result);
+        for Unconfirmed { message_id, done } in settled.into_values() {
+            let result = if self.returned.remove(&message_id) {
+                PublishResult::Refused
+            } else {
+                result
+            };
+            let _ = done.map(|done| done.try_send(result));
         }
         self.show_outstanding();
     }
@@ -421,7 +418,7 @@ impl Session<'_> {
         for notice in self.inbox.notices.try_iter() {
             self.tell(notice)?;
         }
-        while self.unconfirmed.values().any(Option::is_some) {
+        while self.unconfirmed.values().any(|it| it.done.is_some()) {
             let confirm = self.link.confirms.recv();
             self.settle(confirm.map_err(|_| AmqpError::Gone)?);
         }
@@ -440,7 +437,8 @@ impl Session<'_> {
 
     /// Tells those who wait for a confirm that it will not come in time.
     fn tell_waiting(&mut self) {
-        for done in self.unconfirmed.values_mut().filter_map(Option::take) {
+        let waiting = self.unconfirmed.values_mut();
+        for done in waiting.filter_map(|it| it.done.take()) {
             let _ = done.try_send(PublishResult::Unavailable);
         }
     }
@@ -453,27 +451,4 @@ impl Session<'_> {
             .lock()
             .publish_outstanding = self.unconfirmed.len() as u64;
     }
-}
-
-/// Properties that the contract asks of every event.
-fn event_properties(message_id: String, seq: u64) -> AmqpProperties {
-    let now = since_epoch();
-    let sent_ns = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
-    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-    let headers = FieldTable::from([
-        (HEADER_SENT_NS.to_owned(), AmqpValue::LongLongInt(sent_ns)),
-        (HEADER_SEQ.to_owned(), AmqpValue::LongLongInt(seq)),
-    ]);
-    AmqpProperties::default()
-        .with_content_type(CONTENT_TYPE.to_owned())
-        .with_delivery_mode(PERSISTENT)
-        .with_message_id(message_id)
-        .with_timestamp(now.as_secs())
-        .with_headers(headers)
-}
-
-fn since_epoch() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
 }

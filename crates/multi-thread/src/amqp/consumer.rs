@@ -213,6 +213,9 @@ impl Session<'_> {
     ///
     /// One whose failure may pass has not come to its end: it gets neither answer nor ack.
     fn settle(&mut self, delivery: Delivery) -> Result<(), AmqpError> {
+        if delivery.redelivered {
+            self.state.metrics.of(Role::Consumer).lock().redelivered += 1;
+        }
         let settlement = self.attempt(&delivery);
         let now = Instant::now();
         let ack = match settlement {
@@ -274,7 +277,6 @@ impl Session<'_> {
         if let Some(seconds) = end_to_end_s(sent_ns(delivery), now) {
             metrics.end_to_end.observe(seconds);
         }
-        metrics.redelivered += u64::from(delivery.redelivered);
     }
 
     /// Hands the answer, if one is wanted, to the publisher's thread.
