@@ -10,6 +10,7 @@ mod body;
 mod connection;
 pub mod listener;
 mod reject;
+pub mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod tiny;

@@ -8,8 +8,10 @@
 //! The handlers here know neither.
 
 mod connection;
+pub mod library;
 mod listener;
 mod reject;
+mod sockets;
 mod tiny;
 mod wire;
 
@@ -116,6 +118,12 @@ impl Api {
     pub const fn new(state: Arc<State>, worker: usize) -> Self {
         let ids = Cell::new(0);
         Self { state, worker, ids }
+    }
+
+    /// Whether the service is stopping: whoever reads `close` sends no other request in vain.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.state.flags.draining.is_up()
     }
 
     /// The client's own id for its request, if it may be echoed, or a new one.
