@@ -137,6 +137,8 @@ fn inherited_socket() -> io::Result<OwnedFd> {
 fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
     // First of all: a signal that comes before its handler ends the process there and then.
     let signals = Signals::install(false)?;
+    // Again, in each: whoever has lowered the limit of a process that ended for it has not lowered ours.
+    rest::lift_descriptor_limit();
     let listener = TcpListener::from(inherited_socket()?);
     let api = Arc::new(Api::new(Arc::clone(config)));
     match config.front {

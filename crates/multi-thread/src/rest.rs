@@ -32,6 +32,7 @@ use contract::{
     routes,
 };
 use domain::{jobs, readiness, rest, series::Query};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
@@ -56,6 +57,16 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Raises the limit of descriptors as far as this process may: most systems begin with 1,024, and a
+/// thousand clients need more than that, two for each with the library.
+pub fn lift_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of descriptors stays as it is: {error}");
+    }
 }
 
 /// What stands between the handlers and the clients.
