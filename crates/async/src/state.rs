@@ -165,11 +165,17 @@ impl Flags {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the service is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
     /// The parts as `/readyz` tells them.
     #[must_use]
     pub fn checks(&self) -> Checks {
         let on = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
-        if on(&self.draining) {
+        if self.is_draining() {
             return Checks {
                 http: Check::Draining,
                 amqp: Check::Draining,

@@ -10,6 +10,7 @@ mod body;
 mod connection;
 pub mod listener;
 mod reject;
+pub mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod tiny;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 /// Connections that wait to be accepted; more are refused by the kernel.
@@ -41,4 +43,14 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Raises the limit of descriptors as far as this process may: most systems begin with 1,024, and a
+/// thousand clients need more than that, two for each with the library.
+pub fn lift_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of descriptors stays as it is: {error}");
+    }
 }

@@ -25,7 +25,13 @@ use crate::{
     config::{self, Config, Part, Role},
     ipc::{Client, answers},
     nudge::Nudge,
-    rest::{self, api::Api, listener::Front, tiny::Worker},
+    rest::{
+        self,
+        api::Api,
+        listener::Front,
+        sockets::Lent,
+        tiny::{Accepting, Worker},
+    },
     shutdown::{Deadline, Fatal, Group, Signals, StopSource, StopToken, stop_pair},
     state::{Flag, State},
     supervisor,
@@ -34,6 +40,8 @@ use crate::{
 /// Threads of a REST process that do not belong to the library's pool: the worker, the one that waits
 /// for signals, and the library's own that accepts.
 const OTHER_THREADS: usize = 3;
+/// How long the supervisor may take to close the listener for all.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Part of the grace period that is kept for the last confirms and the closing of connections.
 const RESERVE: u32 = 5;
 
@@ -129,6 +137,8 @@ fn inherited_socket() -> io::Result<OwnedFd> {
 fn serve_rest(config: &Arc<Config>, part: &Part) -> Result<(), ServiceError> {
     // First of all: a signal that comes before its handler ends the process there and then.
     let signals = Signals::install(false)?;
+    // Again, in each: whoever has lowered the limit of a process that ended for it has not lowered ours.
+    rest::lift_descriptor_limit();
     let listener = TcpListener::from(inherited_socket()?);
     let api = Arc::new(Api::new(Arc::clone(config)));
     match config.front {
@@ -145,7 +155,15 @@ fn serve_by_library(
     listener: TcpListener,
 ) -> Result<(), ServiceError> {
     let own = listener.local_addr()?;
+    let accepting = Accepting {
+        listener: Lent::note(&listener)?,
+        port: own.port(),
+        suspected: Arc::default(),
+        alarm: signals.alarm()?,
+        until: None,
+    };
     let server = Arc::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
+    accepting.hear_panics(&server);
     let stopping = Arc::new(Flag::default());
     let workers = api.config.settings.http_workers;
     let worker = Worker {
@@ -154,22 +172,19 @@ fn serve_by_library(
         stopping: Arc::clone(&stopping),
         client: Client::new(&part.ipc_name),
         nudge: Nudge::new(own, workers, OTHER_THREADS),
+        accepting,
         report_due: None,
-        accept_ended: false,
     };
     let api = Arc::clone(api);
-    let mut nudge = Nudge::new(own, workers, OTHER_THREADS);
+    let nudge = Nudge::new(own, workers, OTHER_THREADS);
     // The worker sleeps in the library's queue, which no signal wakes, or waits for a client or the
     // device, who know nothing of our grace period; this thread does both.
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            let _ = signals.wait_for_stop();
+            let asked = signals.wait_for_stop();
             api.draining.set(true);
-            let closing = Instant::now() + api.config.drain_delay();
-            // The worker may be waiting for the device, and does not look now.
-            nudge.look();
-            thread::sleep(closing.saturating_duration_since(Instant::now()));
+            await_closing(&api.config, nudge, asked);
             stopping.set(true);
             server.unblock();
             thread::sleep(Duration::from_secs(api.config.settings.grace_s));
@@ -177,8 +192,24 @@ fn serve_by_library(
             eprintln!("error: {error}");
             std::process::exit(error.exit_code().into());
         })?;
-    // Threads of the library may still sit in `read` on idle connections; the exit ends them.
-    Ok(worker.run()?)
+    worker.run();
+    Ok(())
+}
+
+/// Waits from the signal until nothing more is to be accepted.
+///
+/// A process that has lost its listener ends at once, and with success, for it drops nothing: what it
+/// has read it answers, new clients go to its siblings, and the supervisor starts another.
+fn await_closing(config: &Config, mut nudge: Nudge, asked: Result<(), Fatal>) {
+    let closing = Instant::now() + config.drain_delay();
+    match asked {
+        Ok(()) => {
+            // The worker may be waiting for the device, and does not look now.
+            nudge.look();
+            thread::sleep(closing.saturating_duration_since(Instant::now()));
+        }
+        Err(fatal) => log::error!("{fatal}"),
+    }
 }
 
 /// A thread per connection, one that accepts and one that reports; this one waits for the signals.
@@ -193,16 +224,21 @@ fn serve_by_threads(
     thread::Builder::new()
         .name("report".to_owned())
         .spawn(move || reporting.report_all())?;
-    let accepting = Arc::clone(&front);
-    thread::Builder::new()
-        .name("accept".to_owned())
-        .spawn(move || accepting.accept_all(&listener))?;
+    let mut accepting = Group::default();
+    accepting.spawn("accept", {
+        let front = Arc::clone(&front);
+        move || front.accept_all(&listener)
+    })?;
 
     signals.wait_for_stop()?;
     api.draining.set(true);
     thread::sleep(api.config.drain_delay());
-    // Neither of the two threads is waited for: `accept` of a socket that is shared with others cannot
-    // be woken here, and whoever is accepted now is told nothing, as if he had come a moment later.
+    // `accept` of a socket that is shared with others cannot be woken here: the supervisor does so, for
+    // all at once. Without one nobody does, and whoever is accepted from here on is told nothing, as if
+    // he had come a moment later.
+    if part.supervisor.is_some() {
+        let _ = accepting.wait(Instant::now() + CLOSING);
+    }
     front.open.close();
     let late = front
         .open

@@ -26,6 +26,7 @@ use rustix::process::{Pid, Signal};
 use crate::{
     config::{Config, Role},
     ipc,
+    rest::sockets,
     server::ServiceError,
     shutdown::{Deadline, Fatal, Signals},
 };
@@ -35,6 +36,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 /// Time for a child to get as far as handling signals, and between two looks.
 const START_PATIENCE: Duration = Duration::from_secs(1);
 const START_STEP: Duration = Duration::from_millis(1);
+/// How long newcomers may take to be accepted before the listener is closed.
+const BACKLOG_PATIENCE: Duration = Duration::from_millis(250);
 /// The supervisor's own time on top of the children's grace, so that they can tell what they dropped.
 const MARGIN: Duration = Duration::from_millis(500);
 
@@ -220,7 +223,7 @@ impl<'a> Family<'a> {
     fn stop(self, signals: &Signals) -> Result<(), ServiceError> {
         let Self {
             config,
-            sockets,
+            sockets: listeners,
             mut members,
             ..
         } = self;
@@ -229,10 +232,12 @@ impl<'a> Family<'a> {
         let mut failed = Vec::new();
         let closing = Deadline::after(config.drain_delay());
         wait_for_all(&mut members, &mut failed, closing, signals);
+        // Whoever has come is accepted, as long as somebody accepts.
+        sockets::await_empty_backlog(&listeners.http, Instant::now() + BACKLOG_PATIENCE);
         // Whoever comes now is refused and does not wait in vain; the socket is shared, so this ends
         // `accept` in every REST process at once, and they finish what they have.
-        let _ = rustix::net::shutdown(&sockets.http, rustix::net::Shutdown::Both);
-        drop(sockets);
+        let _ = rustix::net::shutdown(&listeners.http, rustix::net::Shutdown::Both);
+        drop(listeners);
         let grace = Duration::from_secs(config.settings.grace_s);
         wait_for_all(
             &mut members,

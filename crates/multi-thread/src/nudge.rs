@@ -10,10 +10,12 @@
 //! Therefore a request is sent to the own port after new connections were seen; if it gets no
 //! answer, connections are opened and closed at once, each of which makes a thread pass by the
 //! queue, until the answer is there: whoever was queued before has then been served as well.
+//! The same thread notices that the library has stopped accepting, and has it replaced.
 
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    panic,
     sync::atomic::{AtomicU16, AtomicU64, Ordering},
     time::Duration,
 };
@@ -22,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select, tick};
 
 use crate::{
     metrics::open_fds,
+    rest::library::Library,
     shutdown::{Fatal, StopToken, stop_pair},
     state::State,
 };
@@ -74,9 +77,14 @@ impl Watch {
         let (word, bit) = (&self.ports[usize::from(port / 64)], 1 << (port % 64));
         if word.load(Ordering::Relaxed) & bit == 0 {
             word.fetch_or(bit, Ordering::Relaxed);
-            let _ = self.new.try_send(());
+            self.alert();
         }
         false
+    }
+
+    /// Has the own port looked after.
+    pub fn alert(&self) {
+        let _ = self.new.try_send(());
     }
 
     /// Forgets all connections: ports are used again.
@@ -88,8 +96,20 @@ impl Watch {
 }
 
 /// Connections that hold the pool's permanent threads.
+#[derive(Default)]
 pub struct Ballast {
     _connections: Vec<TcpStream>,
+}
+
+/// Has the own port looked after whenever a thread panics.
+///
+/// It may be the library's accepting one, which nobody joins: the hook is the only one that hears.
+pub fn hear_panics(watch: &Watch) {
+    let (report, new) = (panic::take_hook(), watch.new.clone());
+    panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        let _ = new.try_send(());
+    }));
 }
 
 /// Places the ballast and waits until the service answers on its own port.
@@ -99,13 +119,13 @@ pub struct Ballast {
 ///
 /// # Errors
 /// If the own port cannot be reached.
-pub fn settle(watch: &Watch, own: SocketAddr) -> io::Result<Ballast> {
-    let connections = (0..BALLAST).map(|_| TcpStream::connect(own));
+pub fn settle(watch: &Watch, library: &Library) -> io::Result<Ballast> {
+    let connections = (0..BALLAST).map(|_| TcpStream::connect(library.own()));
     let ballast = Ballast {
         _connections: connections.collect::<Result<_, _>>()?,
     };
     let (_source, never) = stop_pair();
-    probe(watch, own, &never)?;
+    probe(watch, library, &never)?;
     Ok(ballast)
 }
 
@@ -113,7 +133,14 @@ pub fn settle(watch: &Watch, own: SocketAddr) -> io::Result<Ballast> {
 ///
 /// An idle service is not probed: every connection, even one that has not got a thread, has two
 /// descriptors, so if their number is as before nobody new can be waiting.
-pub fn run(state: &State, watch: &Watch, seen: &Receiver<()>, own: SocketAddr, stop: &StopToken) {
+pub fn run(
+    state: &State,
+    watch: &Watch,
+    seen: &Receiver<()>,
+    library: &Library,
+    mut ballast: Ballast,
+    stop: &StopToken,
+) {
     let look = tick(LOOK);
     let mut quiet_fds = None;
     while !stop.is_stopped() {
@@ -128,23 +155,40 @@ pub fn run(state: &State, watch: &Watch, seen: &Receiver<()>, own: SocketAddr, s
             }
             recv(stop.channel()) -> _ => return,
         };
-        if fds.is_some() && fds == quiet_fds {
-            continue;
-        }
-        match probe(watch, own, stop) {
-            Ok(answered) => quiet_fds = fds.filter(|_| answered),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                if !stop.is_stopped() {
-                    state.alarm.raise(Fatal::ListenerLost);
+        if !library.is_accepting() {
+            // Its threads have ended and need no ballast, but the next ones need descriptors.
+            drop(ballast);
+            match renew(watch, library, stop) {
+                Ok(placed) => ballast = placed,
+                Err(error) => {
+                    log::error!("the HTTP library cannot be started anew: {error}");
+                    return state.alarm.raise(Fatal::ListenerLost);
                 }
             }
-            Err(error) => log::debug!("a probe of the own port failed: {error}"),
+        } else if fds.is_some() && fds == quiet_fds {
+            continue;
+        }
+        match probe(watch, library, stop) {
+            Ok(answered) => quiet_fds = fds.filter(|_| answered),
+            Err(error) => {
+                // Most often for want of descriptors, which is when accepting fails as well.
+                log::debug!("a probe of the own port failed: {error}");
+                stop.sleep(MAX_PATIENCE);
+                watch.alert();
+            }
         }
     }
 }
 
+/// Replaces the library; without ballast, if there is no room for it, or if the service stops.
+fn renew(watch: &Watch, library: &Library, stop: &StopToken) -> io::Result<Ballast> {
+    library.replace(stop)?;
+    Ok(settle(watch, library).unwrap_or_default())
+}
+
 /// Sends a request to the own port and nudges until it is answered; `false` if it never was.
-fn probe(watch: &Watch, own: SocketAddr, stop: &StopToken) -> io::Result<bool> {
+fn probe(watch: &Watch, library: &Library, stop: &StopToken) -> io::Result<bool> {
+    let own = library.own();
     let mut stream = TcpStream::connect(own)?;
     watch
         .probe
@@ -159,7 +203,11 @@ fn probe(watch: &Watch, own: SocketAddr, stop: &StopToken) -> io::Result<bool> {
             result => return result.map(|_| true),
         }
         if stop.is_stopped() {
-            break;
+            return Ok(false);
+        }
+        if !library.is_accepting() {
+            watch.alert();
+            return Ok(false);
         }
         for _ in 0..NUDGES {
             drop(TcpStream::connect(own)?);

@@ -8,8 +8,10 @@
 //! The handlers here know neither.
 
 mod connection;
+pub mod library;
 mod listener;
 mod reject;
+mod sockets;
 mod tiny;
 mod wire;
 
@@ -30,6 +32,7 @@ use contract::{
     routes,
 };
 use domain::{jobs, readiness, rest, series::Query};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
@@ -54,6 +57,16 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Raises the limit of descriptors as far as this process may: most systems begin with 1,024, and a
+/// thousand clients need more than that, two for each with the library.
+pub fn lift_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("the limit of descriptors stays as it is: {error}");
+    }
 }
 
 /// What stands between the handlers and the clients.
@@ -116,6 +129,12 @@ impl Api {
     pub const fn new(state: Arc<State>, worker: usize) -> Self {
         let ids = Cell::new(0);
         Self { state, worker, ids }
+    }
+
+    /// Whether the service is stopping: whoever reads `close` sends no other request in vain.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.state.flags.draining.is_up()
     }
 
     /// The client's own id for its request, if it may be echoed, or a new one.

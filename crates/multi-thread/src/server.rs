@@ -70,6 +70,7 @@ impl Server {
     /// # Errors
     /// [`ServiceError::Bind`] or [`ServiceError::System`].
     pub fn start(config: Config) -> Result<Self, ServiceError> {
+        rest::lift_descriptor_limit();
         let address = config.settings.http_addr;
         let listener = rest::bind(address).map_err(|error| ServiceError::Bind(address, error))?;
         let own = listener.local_addr()?;

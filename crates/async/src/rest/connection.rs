@@ -4,10 +4,11 @@
 //! clients are no burden and need no pool. `axum::serve` would do the same, but has neither a
 //! limit of connections nor a deadline for a client that sends its head byte by byte.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, http::Request, response::Response};
 use contract::limits::HEAD_LIMIT;
+use futures_util::FutureExt;
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -17,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::yield_now,
     time::sleep,
 };
 
@@ -57,6 +59,15 @@ pub async fn accept_all(listener: TcpListener, api: Arc<Api>, router: Router, mu
             tokio::spawn(serve_one(stream, api, router.clone(), view, place));
         } else if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
             tokio::spawn(refuse_one(stream, api, view, place));
+        }
+    }
+    // Whoever has connected is served: closing a listener resets who waits in its backlog, perhaps
+    // with a request that was sent already.
+    yield_now().await;
+    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            let (api, view) = (Arc::clone(&api), view.clone());
+            tokio::spawn(serve_one(stream, api, router.clone(), view, place));
         }
     }
     // New clients are refused from here on, so that a proxy turns to another instance.
@@ -126,15 +137,31 @@ where
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,
-        () = view.reached(Phase::NoServing) => {
-            // Closes an idle connection at once, a busy one behind its answer.
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
+        () = view.reached(Phase::NoServing) => last_of(serving.as_mut()).await,
     };
     if let Err(error) = ended {
         log::debug!("connection ended: {error}");
     }
+}
+
+/// Drives a connection to its end behind the request that it is at.
+///
+/// The loop learns what sockets have received only between two rounds, so it is given one: a request
+/// that lies there is under way for its client.
+async fn last_of<S>(
+    mut serving: Pin<&mut http1::Connection<PatientStream, S>>,
+) -> Result<(), hyper::Error>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    tokio::select! {
+        biased;
+        ended = &mut serving => return ended,
+        () = yield_now() => {}
+    }
+    // Closes an idle connection at once, a busy one behind its answer.
+    serving.as_mut().graceful_shutdown();
+    serving.await
 }
 
 /// A connection that is served; counted until this is dropped, however it ends.

@@ -67,7 +67,13 @@ pub async fn answer(
             overloaded(format!("{most} requests are at work already"))
         }
     };
-    visit.end(response)
+    let mut response = visit.end(response);
+    if api.state.flags.is_draining() {
+        // Whoever reads this sends no other request in vain.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// Answers a request on a connection that is one too many.

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::{Shutdown, TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -52,7 +53,8 @@ impl Front {
         }
     }
 
-    /// Accepts until the connections are closed; every error in between passes.
+    /// Accepts until the supervisor has shut the listener down, or the connections are closed; every
+    /// other error passes.
     ///
     /// Blocking, in each process: the kernel wakes one of them per client, the one that has waited
     /// longest. A poll loop in each would be woken as a whole, and all but one in vain.
@@ -64,14 +66,14 @@ impl Front {
                     failing = false;
                     self.admit(stream);
                 }
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
                 Err(error) => {
-                    thread::sleep(ACCEPT_PAUSE);
-                    // Said once; and at the end it is no failure: the supervisor has shut the listener
-                    // down, perhaps a moment before we heard of the stop.
-                    if !failing && !self.api.draining.is_up() {
+                    // Said once.
+                    if !failing {
                         log::warn!("cannot accept: {error}");
                     }
                     failing = true;
+                    thread::sleep(ACCEPT_PAUSE);
                 }
             }
         }

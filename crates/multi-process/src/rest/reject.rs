@@ -23,6 +23,16 @@ const MAX_DRAIN: usize = 256 * 1024 * 1024;
 /// Threads at present. `Relaxed` throughout: only the number counts, nothing is published by it.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
+/// Connections that were leaked.
+static LEAKED: AtomicUsize = AtomicUsize::new(0);
+/// Descriptors of a connection: the library has one to read and one to write.
+const DESCRIPTORS: usize = 2;
+
+/// Descriptors of leaked connections, which nobody will close.
+pub fn leaked() -> usize {
+    DESCRIPTORS * LEAKED.load(Ordering::Relaxed)
+}
+
 /// A place among [`MAX_THREADS`], free again when dropped, also by a panic.
 struct Place;
 
@@ -69,6 +79,7 @@ fn respond_and_leak(request: Request, reply: &Reply) {
     let mut stream = request.upgrade("", Response::empty(100));
     let _ = stream.write_all(&raw(reply)).and_then(|()| stream.flush());
     std::mem::forget(stream);
+    LEAKED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// The bytes of an answer that closes the connection.

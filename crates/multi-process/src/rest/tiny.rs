@@ -7,13 +7,14 @@
 //! these threads cannot be set from outside, which is why there is another front.
 
 use std::{
-    io::Cursor,
+    io::{self, Cursor, Write},
+    panic,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use contract::{
-    Method, Reply, Resolution, Route,
+    Method, Reply, Resolution, Route, http1,
     reply::{IF_NONE_MATCH, REQUEST_ID, request_id},
     routes,
 };
@@ -24,21 +25,26 @@ use super::{
     api::{self, Api, Asked},
     body::{Body, header},
     reject,
+    sockets::{self, Lent},
 };
 use crate::{
     ipc::{Answer, Client, Question},
     nudge::Nudge,
-    shutdown::Fatal,
+    shutdown::{Alarm, Fatal},
     state::Flag,
 };
 
 /// Requests taken together at most.
 const TURN: usize = 16;
-/// How long, and how often in a row, a stopping process waits for one more request.
-const LAST_CALL: Duration = Duration::from_millis(15);
-const LAST_CALLS: usize = 3;
-/// Time that a signal may take from one process to another.
-const SIGNAL_DELAY: Duration = Duration::from_secs(1);
+/// How long, and how often in a row, a stopping process that cannot hang up waits for one more
+/// request.
+const LAST_CALL: Duration = Duration::from_millis(5);
+const LAST_CALLS: usize = 10;
+/// How long the supervisor may take to close the listener for all.
+const CLOSING: Duration = Duration::from_secs(1);
+/// How long, and how often, the listener is looked at when something has happened to a thread.
+const SUSPICION: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The REST worker.
 pub struct Worker {
@@ -54,60 +60,116 @@ pub struct Worker {
     pub client: Client,
     /// Who looks after new connections.
     pub nudge: Nudge,
+    /// The listener, while the library accepts from it.
+    pub accepting: Accepting,
     /// When the counters must be reported; `None` if nothing has changed.
     pub report_due: Option<Instant>,
-    /// Whether the library has stopped accepting.
-    pub accept_ended: bool,
+}
+
+/// The library's accepting thread, which ends for good at the first error of `accept`, or by a panic
+/// if only the second descriptor of a connection is missing.
+pub struct Accepting {
+    /// Its listener.
+    pub listener: Lent,
+    /// Port of the listener.
+    pub port: u16,
+    /// Raised when it may have ended.
+    pub suspected: Arc<Flag>,
+    /// Ends the process in good order; the supervisor starts a fresh one.
+    pub alarm: Alarm,
+    /// Until when it is looked at.
+    pub until: Option<Instant>,
+}
+
+impl Accepting {
+    /// Hears every panic of this process, whose thread may have been the accepting one: nobody joins
+    /// it, so nobody but the hook would know.
+    pub fn hear_panics(&self, server: &Arc<Server>) {
+        let report = panic::take_hook();
+        let (suspected, server) = (Arc::clone(&self.suspected), Arc::clone(server));
+        panic::set_hook(Box::new(move |panic| {
+            report(panic);
+            suspected.set(true);
+            server.unblock();
+        }));
+    }
+
+    /// Raises the alarm if the thread has ended otherwise than by the supervisor's doing.
+    fn look(&mut self) {
+        if self.suspected.is_up() {
+            self.suspected.set(false);
+            self.until = Some(Instant::now() + SUSPICION);
+        }
+        let Some(until) = self.until else { return };
+        if !self.listener.is_open() {
+            self.alarm.raise(Fatal::ListenerLost);
+            self.until = None;
+        } else if Instant::now() > until {
+            self.until = None;
+        }
+    }
+
+    /// Notes what the library's queue has said in place of a request.
+    fn note(&self, error: &io::Error) {
+        // So the end of a listener is told that the supervisor has closed.
+        if error.kind() != io::ErrorKind::InvalidInput {
+            self.suspected.set(true);
+        }
+    }
 }
 
 impl Worker {
-    /// Serves until the process is told to stop.
-    ///
-    /// # Errors
-    /// [`Fatal::ListenerLost`]: the library gives up its listener at the first error of `accept`.
-    /// This process ends, and the supervisor starts a fresh one.
-    pub fn run(mut self) -> Result<(), Fatal> {
+    /// Serves until the process is told to stop, or has to for want of a listener.
+    pub fn run(mut self) {
         // Introduces this process before its first request.
         self.report();
         while !self.stopping.is_up() {
             if let Some(request) = self.next() {
                 self.serve_all(request);
             }
-            if self.accept_ended && !self.is_stopping() {
-                return Err(Fatal::ListenerLost);
-            }
+            self.accepting.look();
             self.do_chores();
         }
         self.serve_last();
         self.report();
-        Ok(())
     }
 
-    /// Serves what is still on its way from the library's threads.
-    ///
-    /// There is no telling how much that is; a few silent moments in a row are taken for its end,
-    /// because the unblocking and the end of `accept` show as silence, too.
+    /// Serves what is left: first while the supervisor closes the listener for all processes at once,
+    /// then until every connection that was hung up on has its answers.
     fn serve_last(&mut self) {
+        let closed = Instant::now() + self.closing();
+        while self.accepting.listener.is_open() && Instant::now() < closed {
+            self.serve_for(LAST_CALL);
+        }
         let mut silent = 0;
         while silent < LAST_CALLS {
-            match self.server.recv_timeout(LAST_CALL) {
-                Ok(Some(request)) => {
-                    silent = 0;
-                    self.serve(request, None);
-                }
-                Ok(None) | Err(_) => silent += 1,
+            match sockets::hang_up(self.accepting.port) {
+                Ok(open) if open <= reject::leaked() => return,
+                Ok(_) => {}
+                // Then there is no telling what is still on its way from the library's threads.
+                Err(_) => silent += 1,
+            }
+            while self.serve_for(LAST_CALL) {
+                silent = 0;
             }
         }
     }
 
-    /// Whether the end of `accept` belongs to a stop: the supervisor shuts the listener down for all
-    /// processes at once, and its signal may come a moment later.
-    fn is_stopping(&self) -> bool {
-        let deadline = Instant::now() + SIGNAL_DELAY;
-        while !self.stopping.is_up() && Instant::now() < deadline {
-            std::thread::sleep(LAST_CALL);
+    /// How long the listener may still be open: detached processes have nobody who closes it.
+    fn closing(&self) -> Duration {
+        let part = self.api.config.part.as_ref();
+        let supervised = part.is_some_and(|part| part.supervisor.is_some());
+        if supervised { CLOSING } else { Duration::ZERO }
+    }
+
+    /// Serves a request, if one comes in time.
+    fn serve_for(&mut self, patience: Duration) -> bool {
+        let request = self.server.recv_timeout(patience).ok().flatten();
+        let came = request.is_some();
+        if let Some(request) = request {
+            self.serve(request, None);
         }
-        self.stopping.is_up()
+        came
     }
 
     /// The next request, or nothing if a chore or the stop comes first.
@@ -122,25 +184,31 @@ impl Worker {
             self.try_next()
         });
         // The flag is raised before the queue is unblocked, so that one of the two is always seen.
-        if request.is_some() || self.accept_ended || self.stopping.is_up() {
+        if request.is_some() || self.accepting.suspected.is_up() || self.stopping.is_up() {
             return request;
         }
-        let due = [self.report_due, self.nudge.due()];
+        let look = self.accepting.until.map(|_| Instant::now() + LOOK);
+        let due = [self.report_due, self.nudge.due(), look];
         let received = match due.into_iter().flatten().min() {
             Some(due) => self
                 .server
                 .recv_timeout(due.saturating_duration_since(Instant::now())),
             None => self.server.recv().map(Some),
         };
-        self.accept_ended |= received.is_err() && !self.stopping.is_up();
-        received.ok().flatten()
+        self.received(received)
     }
 
     /// A request that is here already.
-    fn try_next(&mut self) -> Option<Request> {
+    fn try_next(&self) -> Option<Request> {
         let received = self.server.try_recv();
-        self.accept_ended |= received.is_err();
-        received.ok().flatten()
+        self.received(received)
+    }
+
+    fn received(&self, received: io::Result<Option<Request>>) -> Option<Request> {
+        received.unwrap_or_else(|error| {
+            self.accepting.note(&error);
+            None
+        })
     }
 
     /// Does what is due beside the requests; there is no other thread that could.
@@ -232,7 +300,14 @@ impl Worker {
         let reply = reply.unwrap_or_else(|problem| Reply::problem(&problem, &id));
         let unread = body.is_unread();
         let code = reply.status;
-        respond(request, reply, id, unread);
+        let reply = reply.with_header(REQUEST_ID, id);
+        if unread {
+            reject::respond(request, reply);
+        } else if self.api.draining.is_up() {
+            respond_last(request, &reply);
+        } else {
+            respond(request, reply);
+        }
         self.api.answered(&asked, code);
         self.report_due.get_or_insert(started + REPORT_DELAY);
     }
@@ -244,12 +319,21 @@ impl Worker {
     }
 }
 
-/// Writes the answer; one to a body that was not read goes through a thread of its own.
-fn respond(request: Request, reply: Reply, id: String, unread: bool) {
-    let reply = reply.with_header(REQUEST_ID, id);
-    if unread {
-        reject::respond(request, reply);
-    } else if let Err(error) = request.respond(response(reply)) {
+/// Writes the answer.
+fn respond(request: Request, reply: Reply) {
+    if let Err(error) = request.respond(response(reply)) {
+        log::debug!("an answer could not be written: {error}");
+    }
+}
+
+/// Writes the answer by hand and announces the end of the connection, because the library drops
+/// every `Connection` header. It is the client who closes then, or else [`Worker::serve_last`].
+fn respond_last(request: Request, reply: &Reply) {
+    let method = Method::parse(request.method().as_str());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let answer = http1::render(reply, method, false, now.unwrap_or_default().as_secs());
+    let mut writer = request.into_writer();
+    if let Err(error) = writer.write_all(&answer).and_then(|()| writer.flush()) {
         log::debug!("an answer could not be written: {error}");
     }
 }

@@ -67,9 +67,9 @@ impl<'a> Connection<'a> {
         let id = self.api.request_id(head.request_id.as_deref());
         let (wire, limit) = (&mut self.wire, self.body_limit);
         let reply = self.api.answer(&call, &id, || wire.body(head, limit));
-        // Looked at as late as possible: who reads `close` does not send another request in vain.
         let in_step = self.wire.is_in_step(limit);
-        let keep_alive = head.keep_alive && in_step && !self.wire.is_closing();
+        // Looked at as late as possible: who reads `close` does not send another request in vain.
+        let keep_alive = head.keep_alive && in_step && !self.api.is_draining();
         let sent = self.wire.send(&reply, head.method, keep_alive);
         let route = routes::find(path).map(|(route, _)| route);
         self.api.count(route, head.method, reply.status, started);

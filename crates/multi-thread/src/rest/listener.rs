@@ -17,7 +17,7 @@ use std::{
 
 use contract::{Problem, ProblemKind};
 
-use super::{Api, connection::Connection, wire::Wire};
+use super::{Api, connection::Connection, sockets, wire::Wire};
 use crate::{
     shutdown::Group,
     state::{Flag, Places, State, lock},
@@ -25,6 +25,8 @@ use crate::{
 
 /// Pause after a failed accept, such as for want of descriptors: trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long newcomers may take to be accepted before the listener is closed.
+const BACKLOG_PATIENCE: Duration = Duration::from_millis(250);
 /// Clients beyond the bound that are told so at the same time; further ones are just closed.
 const MAX_REFUSALS: usize = 64;
 
@@ -61,10 +63,13 @@ impl Front {
 
     /// See [`super::Front::stop`].
     pub fn stop(self, deadline: Instant) -> Vec<String> {
-        self.clients.close();
+        let patience = Instant::now() + BACKLOG_PATIENCE;
+        sockets::await_empty_backlog(&self.listener, patience.min(deadline));
         // Wakes the thread in `accept`, which no timeout would do without waking it all the time.
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
         let mut late = self.accepting.wait(deadline);
+        // Behind the last who was accepted, so that his request is answered as well.
+        self.clients.close();
         match self.clients.wait(deadline) {
             0 => {}
             1 => late.push("a connection".into()),
@@ -74,35 +79,33 @@ impl Front {
     }
 }
 
-/// Accepts until the service ends its connections. No error ends it: a listener that gives up is a
+/// Accepts until the listener is shut down. No other error ends it: a listener that gives up is a
 /// service that is dead without knowing it.
 fn accept_all(listener: &TcpListener, state: &Arc<State>, clients: &Arc<Clients>) {
     for number in 0.. {
         let accepted = listener.accept();
-        if clients.closing.is_up() {
-            return;
-        }
         let started = accepted.and_then(|(stream, _)| {
-            let (state, clients) = (Arc::clone(state), Arc::clone(clients));
+            let client = Clients::enter(clients, number, stream);
+            let state = Arc::clone(state);
             let thread = thread::Builder::new().name("http".into());
-            thread.spawn(move || serve(number, stream, &state, &clients))
+            thread.spawn(move || serve(&client, &state))
         });
-        if let Err(error) = started {
-            log::warn!("a connection could not be taken: {error}");
-            thread::sleep(ACCEPT_PAUSE);
+        match started {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Err(error) => {
+                log::warn!("a connection could not be taken: {error}");
+                thread::sleep(ACCEPT_PAUSE);
+            }
         }
     }
 }
 
 /// Serves one connection on a thread of its own, or tells the client that it is one too many.
-fn serve(number: usize, stream: TcpStream, state: &Arc<State>, clients: &Clients) {
-    let stream = Arc::new(stream);
-    let Some(_client) = clients.enter(number, &stream) else {
-        return;
-    };
+fn serve(client: &Client, state: &Arc<State>) {
     let limit = state.config.settings.body_limit;
-    let wire = Wire::new(stream, &clients.closing);
-    let api = Api::new(Arc::clone(state), number);
+    let wire = Wire::new(Arc::clone(&client.stream), &client.clients.closing);
+    let api = Api::new(Arc::clone(state), client.number);
     let connection = Connection::new(api, wire, limit);
     if let Some(_place) = state.connections.take() {
         connection.serve();
@@ -130,24 +133,22 @@ struct Clients {
 }
 
 /// A client that is entered, until this is dropped.
-struct Client<'a> {
-    clients: &'a Clients,
+struct Client {
+    clients: Arc<Clients>,
     number: usize,
+    stream: Arc<TcpStream>,
 }
 
 impl Clients {
-    /// Enters a connection; `None` if the service is ending its connections.
-    fn enter(&self, number: usize, stream: &Arc<TcpStream>) -> Option<Client<'_>> {
-        let mut open = lock(&self.open);
-        // Under the lock, so that nobody enters behind the back of who is just closing all.
-        if self.closing.is_up() {
-            return None;
-        }
-        open.insert(number, Arc::clone(stream));
-        Some(Client {
-            clients: self,
+    /// Enters a connection, on the accepting thread: when that one has ended, all are entered.
+    fn enter(clients: &Arc<Self>, number: usize, stream: TcpStream) -> Client {
+        let stream = Arc::new(stream);
+        lock(&clients.open).insert(number, Arc::clone(&stream));
+        Client {
+            clients: Arc::clone(clients),
             number,
-        })
+            stream,
+        }
     }
 
     /// Ends every connection as soon as it has answered what it has read.
@@ -172,7 +173,7 @@ impl Clients {
     }
 }
 
-impl Drop for Client<'_> {
+impl Drop for Client {
     fn drop(&mut self) {
         let mut open = lock(&self.clients.open);
         open.remove(&self.number);

@@ -5,7 +5,11 @@
 //! thread for ever.
 //! So such a request is dropped on a thread of its own, and there is a bound to their number.
 
-use std::{io::Write, thread};
+use std::{
+    io::Write,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
 use contract::{Method, Reply, http1};
 use tiny_http::{Request, Response};
@@ -20,6 +24,15 @@ const MAX_DRAIN: usize = 256 * 1024 * 1024;
 
 /// Those at present.
 static THREADS: Places = Places::new(MAX_THREADS);
+/// Connections that were leaked; `Relaxed`, because only the number counts.
+static LEAKED: AtomicUsize = AtomicUsize::new(0);
+/// Descriptors of a connection: the library has one to read and one to write.
+const DESCRIPTORS: usize = 2;
+
+/// Descriptors of leaked connections, which nobody will close.
+pub fn leaked() -> usize {
+    DESCRIPTORS * LEAKED.load(Ordering::Relaxed)
+}
 
 /// Answers `request`, whose body is dealt with elsewhere.
 pub fn respond(request: Request, reply: Reply) {
@@ -53,4 +66,5 @@ fn respond_and_leak(request: Request, reply: &Reply) {
     let mut stream = request.upgrade("", Response::empty(100));
     let _ = stream.write_all(&answer).and_then(|()| stream.flush());
     std::mem::forget(stream);
+    LEAKED.fetch_add(1, Ordering::Relaxed);
 }

@@ -6,21 +6,25 @@
 //! heads, connections or pipelined requests, and it does not tell how many connections it has.
 
 use std::{
-    io::{self, Cursor, Read},
+    io::{self, Cursor, Read, Write},
     net::TcpListener,
     sync::Arc,
     time::Instant,
 };
 
-use contract::{Method, Problem, ProblemKind, Reply, reply, routes};
+use contract::{Method, Problem, ProblemKind, Reply, http1, reply, routes};
 use domain::rest;
 use tiny_http::{Header, Request, Response, Server, StatusCode};
 
-use super::{Api, Call, reject};
+use super::{
+    Api, Call,
+    library::{Library, Turn},
+    reject,
+};
 use crate::{
     nudge::{self, Watch},
-    shutdown::{Fatal, Group, Part},
-    state::State,
+    shutdown::{Group, Part},
+    state::{State, now},
 };
 
 /// Bodies up to this length were read by the library before the request was queued, in bytes.
@@ -28,15 +32,10 @@ const BUFFERED_BODY: usize = 1024;
 
 /// The library's server with our workers.
 pub struct Front {
-    /// For waking its waiting workers.
-    server: Arc<Server>,
-    /// A second descriptor of the listener that the library owns, for closing it under it.
-    listener: TcpListener,
+    library: Arc<Library>,
     nudge: Part,
     /// They wait in the library and not in a `select!`, so they have no token.
     workers: Group,
-    /// How many they are.
-    count: usize,
 }
 
 impl Front {
@@ -45,47 +44,38 @@ impl Front {
     /// # Errors
     /// If the system has no room for their threads, or the own port cannot be reached.
     pub fn start(state: &Arc<State>, listener: TcpListener) -> io::Result<Self> {
-        let own = listener.local_addr()?;
-        let server = Server::from_listener(listener.try_clone()?, None);
-        let server = Arc::new(server.map_err(io::Error::other)?);
+        let count = state.config.settings.http_workers;
+        let library = Arc::new(Library::start(listener, count)?);
         let (watch, seen) = nudge::watch();
         let watch = Arc::new(watch);
-        let count = state.config.settings.http_workers;
         let mut workers = Group::default();
         for number in 0..count {
             let worker = Worker {
                 api: Api::new(Arc::clone(state), number),
                 state: Arc::clone(state),
-                server: Arc::clone(&server),
+                server: library.server(),
+                library: Arc::clone(&library),
                 watch: Arc::clone(&watch),
             };
             workers.spawn(format!("rest-{number}"), || worker.run())?;
         }
-        let ballast = nudge::settle(&watch, own)?;
-        let state = Arc::clone(state);
+        nudge::hear_panics(&watch);
+        let ballast = nudge::settle(&watch, &library)?;
+        let (state, own) = (Arc::clone(state), Arc::clone(&library));
         let nudge = Part::start("nudge", move |stop| {
-            // The ballast lies where the nudging is: both end together.
-            let _ballast = ballast;
-            nudge::run(&state, &watch, &seen, own, stop);
+            nudge::run(&state, &watch, &seen, &own, ballast, stop);
         })?;
         Ok(Self {
-            server,
-            listener,
+            library,
             nudge,
             workers,
-            count,
         })
     }
 
     /// See [`super::Front::stop`].
     pub fn stop(self, deadline: Instant) -> Vec<String> {
         let mut late = self.nudge.stop().wait(deadline);
-        // The library would stop accepting only when it is dropped, so its listener is shut down
-        // under it. Then each worker is woken once, behind what is queued.
-        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
-        for _ in 0..self.count {
-            self.server.unblock();
-        }
+        self.library.end(deadline);
         late.extend(self.workers.wait(deadline));
         late
     }
@@ -97,19 +87,25 @@ struct Worker {
     state: Arc<State>,
     /// The library's queue of requests: an unbounded one behind a mutex, shared by all workers.
     server: Arc<Server>,
-    /// Who is told of new connections.
+    /// Where the next one is found, should this one have stopped accepting.
+    library: Arc<Library>,
+    /// Who is told of new connections, and of their end.
     watch: Arc<Watch>,
 }
 
 impl Worker {
-    /// Serves until the library's queue is unblocked for a shutdown.
-    fn run(self) {
-        while let Ok(request) = self.server.recv() {
-            self.serve(request);
-        }
-        // The same `Err` tells that accepting failed; then the listener is gone for good.
-        if !self.state.flags.draining.is_up() {
-            self.state.alarm.raise(Fatal::ListenerLost);
+    /// Serves until the library is ended.
+    fn run(mut self) {
+        loop {
+            match self.server.recv() {
+                Ok(request) => self.serve(request),
+                // The queue was unblocked, or tells that accepting has failed.
+                Err(_) => match self.library.turn(&self.server) {
+                    Turn::To(server) => self.server = server,
+                    Turn::Stay => self.watch.alert(),
+                    Turn::End => return,
+                },
+            }
         }
     }
 
@@ -138,7 +134,13 @@ impl Worker {
         let reply = self.api.answer(&call, &id, || body.read(limit));
         let unread = body.is_unread();
         let code = reply.status;
-        respond(request, reply, unread);
+        if unread {
+            reject::respond(request, reply);
+        } else if self.api.is_draining() {
+            respond_last(request, &reply);
+        } else {
+            respond(request, reply);
+        }
         let route = routes::find(path).map(|(route, _)| route);
         self.api.count(route, method, code, started);
     }
@@ -199,11 +201,20 @@ fn header<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
     Some(found.value.as_str())
 }
 
-/// Writes the answer; one to a body that was not read goes through a thread of its own.
-fn respond(request: Request, reply: Reply, unread: bool) {
-    if unread {
-        reject::respond(request, reply);
-    } else if let Err(error) = request.respond(response(reply)) {
+/// Writes the answer.
+fn respond(request: Request, reply: Reply) {
+    if let Err(error) = request.respond(response(reply)) {
+        log::debug!("an answer could not be written: {error}");
+    }
+}
+
+/// Writes the answer by hand and announces the end of the connection, because the library drops
+/// every `Connection` header. It is the client who closes then, or else [`Library::end`].
+fn respond_last(request: Request, reply: &Reply) {
+    let method = Method::parse(request.method().as_str());
+    let answer = http1::render(reply, method, false, now().0 / 1000);
+    let mut writer = request.into_writer();
+    if let Err(error) = writer.write_all(&answer).and_then(|()| writer.flush()) {
         log::debug!("an answer could not be written: {error}");
     }
 }
