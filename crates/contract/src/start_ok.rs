@@ -13,7 +13,8 @@ const METHOD_HEAD: usize = 4;
 
 /// Replaces the property in a `connection.start-ok` frame; `None` if `frame` has no such property.
 ///
-/// Both lengths around it, the frame's and the table's, follow the change.
+/// Both lengths around it, the frame's and the table's, follow the change; where they cannot, the
+/// frame is none of ours either.
 #[must_use]
 pub fn rename(frame: &[u8], name: &str) -> Option<Vec<u8>> {
     let old = property("information", PLACEHOLDER);
@@ -23,7 +24,8 @@ pub fn rename(frame: &[u8], name: &str) -> Option<Vec<u8>> {
     for length_at in [FRAME_HEAD - 4, FRAME_HEAD + METHOD_HEAD] {
         let field = renamed.get_mut(length_at..length_at + 4)?;
         let length = u32::from_be_bytes(field.try_into().ok()?);
-        let length = length + u32::try_from(new.len()).ok()? - u32::try_from(old.len()).ok()?;
+        let length = length.checked_add(u32::try_from(new.len()).ok()?)?;
+        let length = length.checked_sub(u32::try_from(old.len()).ok()?)?;
         field.copy_from_slice(&length.to_be_bytes());
     }
     Some(renamed)

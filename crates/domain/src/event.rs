@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     flatten::{self, Fields},
-    key,
+    key, object,
 };
 
 /// An event, decoded and flattened: what the store takes.
@@ -42,7 +42,7 @@ pub fn decode(body: &[u8]) -> Result<Reading, InvalidEvent> {
     if body.len() > MAX_MESSAGE_BYTES {
         return Err(InvalidEvent::TooLong(body.len()));
     }
-    let event: Event = serde_json::from_slice(body).map_err(InvalidEvent::Json)?;
+    let event: Event = object::parse(body).map_err(InvalidEvent::Json)?;
     reading(event)
 }
 
@@ -78,6 +78,7 @@ mod tests {
         for (body, reason) in [
             ("{", "not an event"),
             ("[]", "not an event"),
+            (r#"["a",{}]"#, "not an event"),
             (r#"{"key":"a"}"#, "not an event"),
             (r#"{"key":"a","data":{},"more":1}"#, "not an event"),
             (r#"{"key":"a b","data":{}}"#, "key must have"),

@@ -12,6 +12,7 @@ pub mod event;
 pub mod flatten;
 pub mod jobs;
 pub mod key;
+pub mod object;
 pub mod process;
 pub mod readiness;
 pub mod rest;

@@ -9,7 +9,7 @@ use contract::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, error::Category};
 
-use crate::{event, flatten, key, store::Store, time::UnixMs};
+use crate::{event, flatten, key, object, store::Store, time::UnixMs};
 
 /// Checks the head of a request with a body before the body is read.
 ///
@@ -196,12 +196,17 @@ fn page_length(value: &str) -> Result<usize, Problem> {
 
 /// Parses a JSON body: 400 for what is no JSON, 422 for JSON of another shape.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Data => Problem::unprocessable("", error.to_string()),
-        Category::Syntax if is_nested_too_deeply(&error) => {
-            Problem::unprocessable("", "nested too deeply")
+    object::parse(body).map_err(|error| {
+        // The shape may be wrong at an earlier place than the text: only the whole text tells
+        // whether it is JSON.
+        let error = serde_json::from_slice::<Value>(body).err().unwrap_or(error);
+        match error.classify() {
+            Category::Data => Problem::unprocessable("", error.to_string()),
+            Category::Syntax if is_nested_too_deeply(&error) => {
+                Problem::unprocessable("", "nested too deeply")
+            }
+            _ => Problem::new(ProblemKind::InvalidJson, error.to_string()),
         }
-        _ => Problem::new(ProblemKind::InvalidJson, error.to_string()),
     })
 }
 
@@ -255,6 +260,8 @@ mod tests {
         );
         assert_eq!(status(parse_event(br#"{"key":"a"}"#)), (422, String::new()));
         assert_eq!(status(parse_event(b"nope")).0, 400);
+        assert_eq!(status(parse_event(br#"["a",{}]"#)).0, 422);
+        assert_eq!(status(parse_event(br#"{"colour":1,"#)).0, 400);
     }
 
     #[test]

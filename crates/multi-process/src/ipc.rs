@@ -8,6 +8,8 @@
 //! Requests that wait at the same time each have a connection of their own, see [`Clients`].
 
 pub mod answers;
+#[cfg(test)]
+mod campaigns;
 mod clients;
 mod wire;
 
@@ -151,6 +153,9 @@ impl<'a> Question<'a> {
     /// Reads a frame; `None` if it is no question.
     fn parse(frame: &'a [u8]) -> Option<Self> {
         let (tag, payload) = frame.split_first()?;
+        if matches!(tag, b'S' | b'D' | b'd' | b'e' | b'B' | b'b') && !payload.is_empty() {
+            return None;
+        }
         Some(match tag {
             b'H' => Self::Hello(u32::from_le_bytes(payload.try_into().ok()?)),
             b'L' => Self::Latest(std::str::from_utf8(payload).ok()?),

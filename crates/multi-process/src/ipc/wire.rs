@@ -15,7 +15,7 @@ use super::PATIENCE;
 /// spare.
 const MAX_FRAME: usize = 64 << 20;
 /// First size of a frame buffer: most frames fit, and an idle process keeps little memory.
-const BUFFER: usize = 8 << 10;
+pub(super) const BUFFER: usize = 8 << 10;
 /// What a buffer may keep behind a long frame: one query must not cost every process its answer's
 /// size for ever.
 const KEPT: usize = 1 << 20;
@@ -30,10 +30,7 @@ pub struct Wire {
     stream: UnixStream,
     /// Frames that were pushed and not yet sent.
     outgoing: Vec<u8>,
-    /// Always of its full length, so that no read has to clear it first.
-    incoming: Vec<u8>,
-    /// What of `incoming` was received and not yet taken.
-    pending: Range<usize>,
+    incoming: Inbox,
     /// The read timeout as it is set at present.
     patience: Option<Duration>,
 }
@@ -46,8 +43,7 @@ impl Wire {
         Ok(Self {
             stream,
             outgoing: Vec::new(),
-            incoming: vec![0; BUFFER],
-            pending: 0..0,
+            incoming: Inbox::new(),
             patience: None,
         })
     }
@@ -64,6 +60,12 @@ impl Wire {
         Ok(())
     }
 
+    /// What is sent next.
+    #[cfg(test)]
+    pub(super) fn outgoing(&self) -> &[u8] {
+        &self.outgoing
+    }
+
     /// Sends everything with a single `write`: two would wake the other side twice.
     pub fn flush(&mut self) -> io::Result<()> {
         let result = self.stream.write_all(&self.outgoing);
@@ -77,46 +79,82 @@ impl Wire {
     /// `patience` bounds the wait for its beginning; its rest has to follow at once.
     pub fn receive(&mut self, patience: Option<Duration>) -> io::Result<&[u8]> {
         let mut patience = patience;
-        let end = loop {
-            match self.frame_end()? {
-                Some(end) => break end,
-                None => self.fill(patience)?,
-            }
+        while !self.incoming.has_frame()? {
+            self.set_patience(patience)?;
+            self.incoming.fill(&mut self.stream)?;
             patience = Some(PATIENCE);
-        };
-        let frame = self.pending.start + HEAD..end;
-        self.pending.start = end;
-        Ok(&self.incoming[frame])
+        }
+        Ok(self.incoming.take())
     }
 
     /// Whether the next frame is here already.
     pub fn has_frame(&self) -> bool {
-        self.frame_end().is_ok_and(|end| end.is_some())
+        self.incoming.has_frame().unwrap_or(false)
     }
 
-    /// Where the next frame ends, if it is here already.
-    fn frame_end(&self) -> io::Result<Option<usize>> {
-        let end = frame_end(&self.incoming[self.pending.clone()])?;
-        let end = end.map(|end| self.pending.start + end);
-        Ok(end.filter(|end| *end <= self.pending.end))
+    /// Sets the read timeout if it changes: it is a system call of its own.
+    fn set_patience(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        if self.patience != patience {
+            self.stream.set_read_timeout(patience)?;
+            self.patience = patience;
+        }
+        Ok(())
+    }
+}
+
+/// What was received, and the frames in it.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    /// Always of its full length, so that no read has to clear it first.
+    bytes: Vec<u8>,
+    /// What of `bytes` was received and not yet taken.
+    pending: Range<usize>,
+}
+
+impl Inbox {
+    /// Nothing.
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: vec![0; BUFFER],
+            pending: 0..0,
+        }
+    }
+
+    /// Bytes of memory that it holds.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether the next frame is here; an error if what is here can become none.
+    pub(super) fn has_frame(&self) -> io::Result<bool> {
+        let end = frame_end(&self.bytes[self.pending.clone()])?;
+        Ok(end.is_some_and(|end| end <= self.pending.len()))
+    }
+
+    /// Takes the next frame, which must be here.
+    pub(super) fn take(&mut self) -> &[u8] {
+        let end = frame_end(&self.bytes[self.pending.clone()]);
+        let end = end.ok().flatten().expect("the frame is here");
+        let frame = self.pending.start + HEAD..self.pending.start + end;
+        self.pending.start = frame.end;
+        &self.bytes[frame]
     }
 
     /// Receives more bytes, behind those that are pending.
-    fn fill(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        self.set_patience(patience)?;
-        self.incoming.copy_within(self.pending.clone(), 0);
+    pub(super) fn fill(&mut self, from: &mut impl Read) -> io::Result<()> {
+        self.bytes.copy_within(self.pending.clone(), 0);
         self.pending = 0..self.pending.len();
-        if self.incoming.len() > KEPT && self.pending.is_empty() {
-            self.incoming.truncate(BUFFER);
-            self.incoming.shrink_to_fit();
+        if self.bytes.len() > KEPT && self.pending.is_empty() {
+            self.bytes.truncate(BUFFER);
+            self.bytes.shrink_to_fit();
         }
-        // A begun frame that is longer than the buffer makes it grow; the head is checked already.
-        let needed = frame_end(&self.incoming[self.pending.clone()])?.unwrap_or_default();
-        if self.incoming.len() < needed {
-            self.incoming.resize(needed, 0);
+        // Twice what has come, and not what a head announces: memory is for bytes that were sent.
+        if self.pending.len() == self.bytes.len() {
+            self.bytes.resize(2 * self.bytes.len(), 0);
         }
         loop {
-            match self.stream.read(&mut self.incoming[self.pending.end..]) {
+            match from.read(&mut self.bytes[self.pending.end..]) {
                 // A signal interrupts a read that has a timeout, whatever its handler says (signal(7)):
                 // the request in hand is answered all the same.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -127,15 +165,6 @@ impl Wire {
                 }
             }
         }
-    }
-
-    /// Sets the read timeout if it changes: it is a system call of its own.
-    fn set_patience(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        if self.patience != patience {
-            self.stream.set_read_timeout(patience)?;
-            self.patience = patience;
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,6 @@
+//! Campaigns against the parsers of the domain; each compares with a second reading of the rules,
+//! written here without regard to speed.
+
+#[path = "../../campaign.rs"]
+mod campaign;
+mod campaigns;
