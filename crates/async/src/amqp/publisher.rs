@@ -449,3 +449,22 @@ fn answer(result: PublishResult) -> Result<(), Problem> {
     };
     Err(Problem::new(kind, detail))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn without_a_connection_replies_wait_up_to_a_bound_and_broadcasts_do_not() {
+        let state = State::new(Config::parse(&[]).expect("valid"));
+        let (publisher, inbox) = Publisher::new(Arc::new(state));
+        for _ in 0..=NOTICES_MAX {
+            publisher.reply("asker".into(), None, Vec::new());
+        }
+        assert_eq!(inbox.notices.len(), NOTICES_MAX);
+        let body = br#"{"key":"s","data":{}}"#;
+        let event = domain::rest::parse_event(body).expect("an event");
+        assert!(!publisher.broadcast(&event));
+    }
+}

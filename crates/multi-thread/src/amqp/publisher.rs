@@ -450,3 +450,25 @@ impl Session<'_> {
             .publish_outstanding = self.unconfirmed.len() as u64;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::shapes::Settlement;
+
+    #[test]
+    fn without_a_connection_answers_wait_up_to_a_bound() {
+        let (outbox, inbox) = mailbox();
+        for _ in 0..=NOTICES_MAX {
+            outbox.answer(Answer {
+                reply_to: "asker".to_owned(),
+                correlation_id: None,
+                settled: Settled {
+                    message_id: "m".to_owned(),
+                    outcome: Settlement::Ok,
+                },
+            });
+        }
+        assert_eq!(inbox.notices.len(), NOTICES_MAX);
+    }
+}
