@@ -186,13 +186,24 @@ fn renew(watch: &Watch, library: &Library, stop: &StopToken) -> io::Result<Balla
     Ok(settle(watch, library).unwrap_or_default())
 }
 
-/// Sends a request to the own port and nudges until it is answered; `false` if it never was.
+/// Probes the own port; `false` if it never answered.
 fn probe(watch: &Watch, library: &Library, stop: &StopToken) -> io::Result<bool> {
-    let own = library.own();
-    let mut stream = TcpStream::connect(own)?;
-    watch
-        .probe
-        .store(stream.local_addr()?.port(), Ordering::Relaxed);
+    let stream = TcpStream::connect(library.own())?;
+    let port = stream.local_addr()?.port();
+    watch.probe.store(port, Ordering::Relaxed);
+    let answered = ask(watch, library, stream, stop);
+    // The kernel gives the port to a client next, who is not to be taken for the probe.
+    watch.probe.store(0, Ordering::Relaxed);
+    answered
+}
+
+/// Sends the probe's request and nudges until it is answered; `false` if it never was.
+fn ask(
+    watch: &Watch,
+    library: &Library,
+    mut stream: TcpStream,
+    stop: &StopToken,
+) -> io::Result<bool> {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: self\r\nConnection: close\r\n\r\n")?;
     let mut patience = PATIENCE;
     let mut nudges = 0;
@@ -210,7 +221,7 @@ fn probe(watch: &Watch, library: &Library, stop: &StopToken) -> io::Result<bool>
             return Ok(false);
         }
         for _ in 0..NUDGES {
-            drop(TcpStream::connect(own)?);
+            drop(TcpStream::connect(library.own())?);
         }
         nudges += NUDGES;
         patience = (patience * 2).min(MAX_PATIENCE);
