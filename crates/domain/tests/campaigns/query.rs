@@ -59,7 +59,10 @@ impl Asked {
     }
 
     fn is_sound(&self) -> bool {
-        let mut given = self.members().into_iter().filter_map(|(_, given)| given.as_ref());
+        let mut given = self
+            .members()
+            .into_iter()
+            .filter_map(|(_, given)| given.as_ref());
         let all = [&self.start, &self.end, &self.duration];
         let meaning = |given: &Option<Given>| given.as_ref().and_then(|given| given.0);
         let backwards = meaning(&self.start).zip(meaning(&self.end));
@@ -71,8 +74,9 @@ impl Asked {
 
     /// The points of the field that exists.
     fn points(&self) -> Vec<(u64, f64)> {
-        let [start, end, duration, downsample, limit] =
-            self.members().map(|(_, given)| given.as_ref().and_then(|given| given.0));
+        let [start, end, duration, downsample, limit] = self
+            .members()
+            .map(|(_, given)| given.as_ref().and_then(|given| given.0));
         let is_inside = |at: u64| {
             let behind_start = match (start, end, duration) {
                 (Some(start), _, _) => at >= start,
@@ -103,7 +107,12 @@ impl Asked {
 
 /// What the store holds.
 fn stored() -> impl Iterator<Item = (u64, f64)> {
-    (0..=NOW / STEP).map(|n| (n * STEP, f64::from(u32::try_from(n * n % 17).expect("small"))))
+    (0..=NOW / STEP).map(|n| {
+        (
+            n * STEP,
+            f64::from(u32::try_from(n * n % 17).expect("small")),
+        )
+    })
 }
 
 fn store() -> Store {
@@ -158,15 +167,20 @@ fn any_query() -> impl Strategy<Value = Asked> {
         prop::option::of(any_instant()),
         prop::option::of(any_length()),
     );
-    let rest = (prop::option::of(any_length()), prop::option::of(any_limit()));
-    (fields, bounds, rest).prop_map(|(fields, (start, end, duration), (downsample, limit))| Asked {
-        fields,
-        start,
-        end,
-        duration,
-        downsample,
-        limit,
-    })
+    let rest = (
+        prop::option::of(any_length()),
+        prop::option::of(any_limit()),
+    );
+    (fields, bounds, rest).prop_map(
+        |(fields, (start, end, duration), (downsample, limit))| Asked {
+            fields,
+            start,
+            end,
+            duration,
+            downsample,
+            limit,
+        },
+    )
 }
 
 #[test]
@@ -182,11 +196,14 @@ fn a_query_is_answered_as_the_naive_reading_has_it() {
         let answer: SeriesAnswer = serde_json::from_slice(&reply.body).expect("an answer");
         prop_assert_eq!(answer.series.len(), asked.fields.len());
         for (series, field) in answer.series.iter().zip(&asked.fields) {
-            let expected = if *field == "s/t/c" { asked.points() } else { Vec::new() };
+            let expected = if *field == "s/t/c" {
+                asked.points()
+            } else {
+                Vec::new()
+            };
             let same = |a: &(u64, f64), b: &(u64, f64)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9;
             let mut pairs = series.points.iter().zip(&expected);
-            let are_same =
-                series.points.len() == expected.len() && pairs.all(|(a, b)| same(a, b));
+            let are_same = series.points.len() == expected.len() && pairs.all(|(a, b)| same(a, b));
             prop_assert!(are_same, "{:?} instead of {:?}", series, expected);
         }
         Ok(Seen::Accepted)
