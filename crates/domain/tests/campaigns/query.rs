@@ -131,10 +131,15 @@ fn store() -> Store {
     store
 }
 
+/// Milliseconds; every second one lies on a point, where bounds are decided.
+fn any_ms() -> impl Strategy<Value = u64> {
+    prop_oneof![1..22_000_u64, (1..31_u64).prop_map(|n| n * STEP)]
+}
+
 fn any_instant() -> impl Strategy<Value = Given> {
-    let sound = (0..22_u64, 0..1_000_u64).prop_map(|(second, milli)| {
-        let text = format!("1970-01-01T00:00:{second:02}.{milli:03}Z");
-        (Some(second * 1_000 + milli), json!(text))
+    let sound = any_ms().prop_map(|ms| {
+        let text = format!("1970-01-01T00:00:{:02}.{:03}Z", ms / 1_000, ms % 1_000);
+        (Some(ms), json!(text))
     });
     let wrong = prop::sample::select(&NO_INSTANTS[..]).prop_map(|text| (None, json!(text)));
     prop_oneof![8 => sound, 1 => wrong]
@@ -142,7 +147,7 @@ fn any_instant() -> impl Strategy<Value = Given> {
 
 fn any_length() -> impl Strategy<Value = Given> {
     #[expect(clippy::cast_precision_loss, reason = "some seconds")]
-    let sound = (1..22_000_u64).prop_map(|ms| (Some(ms), json!(ms as f64 / 1e3)));
+    let sound = any_ms().prop_map(|ms| (Some(ms), json!(ms as f64 / 1e3)));
     let wrong = prop::sample::select(vec![json!(0), json!(-1.5), json!(1e300), json!("1")]);
     prop_oneof![8 => sound, 1 => wrong.prop_map(|value| (None, value))]
 }
