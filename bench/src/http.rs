@@ -340,6 +340,8 @@ impl Client {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err(Error::TimedOut(self.limit))
             }
+            // A signal interrupts a read that has a timeout, whatever its handler says (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.read(deadline),
             Err(error) => Err(failed(error)),
         }
     }

@@ -1,6 +1,6 @@
 //! What an operator asks: alive, ready, metrics, who.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use contract::reply::{PROMETHEUS, REQUEST_ID};
@@ -10,7 +10,6 @@ use super::{
     case::{Case, eventually},
     scene::{NO_BROKER, Scene},
 };
-use crate::{amqp::Url, launch::LaunchError};
 
 /// Cases of this file.
 pub(super) const CASES: &[Case] = &[
@@ -23,10 +22,6 @@ pub(super) const CASES: &[Case] = &[
         metrics,
     ),
     Case::required("info tells every process and thread", info),
-    Case::required(
-        "no password is told, logged or shown to other users",
-        secrecy,
-    ),
     Case::required("a request id is made if the client has none", request_id),
 ];
 
@@ -170,55 +165,4 @@ fn request_id(context: &mut Context<'_>) -> anyhow::Result<()> {
     ensure!(ids.iter().all(|id| !id.is_empty()), "no {REQUEST_ID}");
     ensure!(ids[0] != ids[1], "two requests have the id {}", ids[0]);
     scene.stop()
-}
-
-fn secrecy(context: &mut Context<'_>) -> anyhow::Result<()> {
-    const SECRET: &str = "s3cr3tPa55";
-    let nowhere = format!("amqp://ada:{SECRET}@127.0.0.1:1/%2f");
-    let env = [("BC_AMQP_URL", nowhere.as_str()), ("BC_LOG", "trace")];
-    let scene = Scene::start_apart(&context.target, &env)?;
-    for path in ["/info", "/metrics", "/readyz"] {
-        let text = scene.get(path)?.text();
-        ensure!(!text.contains(SECRET), "{path} tells it: {text}");
-    }
-    for pid in scene.pids() {
-        // Everybody may read the arguments of a process, only its owner the environment.
-        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        ensure!(
-            !arguments.contains(SECRET),
-            "it is an argument of process {pid}: {arguments}"
-        );
-    }
-    expect_not_logged(&scene, SECRET)?;
-    scene.stop()?;
-    // The handshake carries it; the broker refuses it, and that is logged.
-    let url = Url::parse(&context.broker.url)?;
-    let refused = format!("amqp://{}:{SECRET}@{}/%2f", url.user, url.address());
-    let env = [("BC_AMQP_URL", refused.as_str()), ("BC_LOG", "trace")];
-    let mut scene = match Scene::start_apart(&context.target, &env) {
-        Ok(scene) => scene,
-        // Refused before its port was open.
-        Err(LaunchError::Ended { stderr, .. }) => return expect_absent(&stderr, SECRET),
-        Err(error) => return Err(error.into()),
-    };
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while scene.exit_code().is_none() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    expect_not_logged(&scene, SECRET)
-}
-
-fn expect_not_logged(scene: &Scene, secret: &str) -> anyhow::Result<()> {
-    expect_absent(&scene.whole_stderr()?, secret)
-}
-
-fn expect_absent(log: &str, secret: &str) -> anyhow::Result<()> {
-    let line = log.lines().find(|line| line.contains(secret));
-    ensure!(
-        line.is_none(),
-        "it is in the log: {}",
-        line.unwrap_or_default()
-    );
-    Ok(())
 }

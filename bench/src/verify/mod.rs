@@ -6,6 +6,7 @@
 //! Cases that wait for most of their time need no broker and run beside the others.
 
 mod alarm;
+mod aliases;
 mod case;
 mod crash;
 mod crowds;
@@ -25,6 +26,7 @@ mod outage;
 mod redelivery;
 mod rows;
 mod scene;
+mod secrets;
 mod series;
 mod silence;
 mod sink;
@@ -173,7 +175,7 @@ pub fn names() -> impl Iterator<Item = (&'static str, Class)> {
 }
 
 fn cases() -> impl Iterator<Item = &'static Case> {
-    let groups: [&[Case]; 21] = [
+    let groups: [&[Case]; 23] = [
         // First those that sleep longest.
         stalls::CASES,
         health::CASES,
@@ -181,6 +183,8 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         framing::CASES,
         smuggling::CASES,
+        aliases::CASES,
+        secrets::CASES,
         crowds::CASES,
         latest::CASES,
         series::CASES,

@@ -165,6 +165,20 @@ pub(super) const ROWS: &[Row] = &[
         Problem("unprocessable"),
     ),
     post(
+        "an event that is a list is 422",
+        "/api/v1/events",
+        r#"["a",{}]"#,
+        422,
+        Problem("unprocessable"),
+    ),
+    post(
+        "broken JSON of another shape is 400",
+        "/api/v1/events",
+        r#"{"colour":1,"#,
+        400,
+        Problem("invalid-json"),
+    ),
+    post(
         "a command without a name is 422",
         "/api/v1/device/commands",
         r#"{"command":""}"#,

@@ -64,10 +64,14 @@ fn host_and_port(address: &str) -> Result<(String, u16), String> {
     };
     let port = match port {
         None | Some("") => AMQP_PORT,
+        // What stands there is not repeated: in `amqp://me:secret` it is a password.
         Some(port) => port
             .parse()
-            .map_err(|_| format!("the broker's port {port} is none"))?,
+            .map_err(|_| "the broker's port is no number up to 65535")?,
     };
+    if host.contains(':') && !address.starts_with('[') {
+        return Err("the broker's host has a colon: an IPv6 address stands in brackets".into());
+    }
     let host = if host.is_empty() { "localhost" } else { host };
     Ok((host.to_owned(), port))
 }
@@ -141,6 +145,8 @@ mod tests {
             "amqp://u:secret%zz@host",
             "amqp://u:secret@host?heartbeat=1",
             "amqp://u:secret@[::1",
+            "amqp://u:secret",
+            "amqp://u:secret:5672/%2f",
         ] {
             let error = BrokerUrl::parse(url).err().expect(url);
             assert!(!error.contains("secret"), "{error}");

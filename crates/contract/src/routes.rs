@@ -192,8 +192,11 @@ pub enum Resolution<'a> {
 pub fn find(path: &str) -> Option<(Route, &str)> {
     for (prefix, route) in WITH_PARAMETER {
         if let Some(parameter) = path.strip_prefix(prefix) {
+            // One job has one path: neither `+7` nor `007`, which a number's parser would take.
+            let is_written_so =
+                route != Route::Job || parameter.starts_with(|it| matches!(it, '1'..='9'));
             let is_one = !parameter.is_empty() && !parameter.contains('/');
-            return is_one.then_some((route, parameter));
+            return (is_one && is_written_so).then_some((route, parameter));
         }
     }
     Route::ALL
@@ -277,6 +280,10 @@ mod tests {
             slug(Profile::Shared, Method::Get, "/api/v1/latest/a/b"),
             "not-found"
         );
+        for id in ["+7", "007", "0x7", "first"] {
+            let path = format!("/api/v1/jobs/{id}");
+            assert_eq!(slug(Profile::Shared, Method::Get, &path), "not-found");
+        }
         assert_eq!(
             slug(Profile::Shared, Method::Get, "/api/v1/flatten"),
             "method-not-allowed"

@@ -225,17 +225,21 @@ pub fn reject_unknown_variables<'a>(
 }
 
 /// The broker URL without its password, for logs.
+///
+/// What cannot be told from a password counts as one: without `@`, a port must be a number.
 #[must_use]
 pub fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return "(not a URL)".into();
     };
-    match rest.rsplit_once('@') {
-        Some((credentials, host)) => {
-            let user = credentials.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{host}")
-        }
-        None => format!("{scheme}://{rest}"),
+    if let Some((credentials, host)) = rest.rsplit_once('@') {
+        let user = credentials.split(':').next().unwrap_or_default();
+        return format!("{scheme}://{user}:***@{host}");
+    }
+    let authority = rest.split('/').next().unwrap_or_default();
+    match authority.split_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_err() => format!("{scheme}://{host}:***"),
+        _ => format!("{scheme}://{rest}"),
     }
 }
 
@@ -310,6 +314,9 @@ mod tests {
             "amqp://me:***@host:1/x"
         );
         assert_eq!(redact_url("amqp://host"), "amqp://host");
+        assert_eq!(redact_url("amqp://host:5672/x"), "amqp://host:5672/x");
+        assert_eq!(redact_url("amqp://me:secret/x"), "amqp://me:***");
+        assert_eq!(redact_url("amqp://me:secret:5672"), "amqp://me:***");
         assert_eq!(redact_url("nonsense"), "(not a URL)");
     }
 }

@@ -102,17 +102,29 @@ fn any_sizes() -> impl Strategy<Value = Vec<usize>> {
 fn every_request_arrives_as_it_was_sent_however_the_stream_is_cut() {
     // Of every second stream the end is missing; the shortest request is longer than that.
     let missing = prop_oneof![Just(0), 1..20_usize];
-    let inputs = (prop::collection::vec(any_request(), 1..4), any_sizes(), missing);
+    let inputs = (
+        prop::collection::vec(any_request(), 1..4),
+        any_sizes(),
+        missing,
+    );
     campaign::run("HTTP requests", inputs, |(sent, sizes, missing)| {
         let mut bytes: Vec<u8> = sent.iter().flat_map(write).collect();
         bytes.truncate(bytes.len() - missing);
         let is_whole = missing == 0;
         let read = read(&bytes, &sizes);
         let whole = if is_whole { sent.len() } else { sent.len() - 1 };
-        let expected: Vec<_> = sent.into_iter().take(whole).map(|it| (it.0, it.1)).collect();
+        let expected: Vec<_> = sent
+            .into_iter()
+            .take(whole)
+            .map(|it| (it.0, it.1))
+            .collect();
         prop_assert_eq!(&read.requests, &expected);
         prop_assert_eq!(read.refused, None);
-        Ok(if is_whole { Seen::Accepted } else { Seen::Refused })
+        Ok(if is_whole {
+            Seen::Accepted
+        } else {
+            Seen::Refused
+        })
     });
 }
 
@@ -120,15 +132,28 @@ fn every_request_arrives_as_it_was_sent_however_the_stream_is_cut() {
 fn a_stream_that_is_nearly_sound_reads_the_same_however_it_is_cut() {
     let requests = prop::collection::vec(any_request(), 1..3);
     let streams = nearly(requests.prop_map(|sent| sent.iter().flat_map(write).collect()));
-    campaign::run("HTTP stream", (streams, any_sizes()), |(Bytes(bytes), sizes)| {
-        let whole = read(&bytes, &[usize::MAX]);
-        prop_assert_eq!(&read(&bytes, &sizes), &whole);
-        let bodies: usize = whole.requests.iter().map(|request| request.1.len()).sum();
-        prop_assert!(bodies + whole.left <= bytes.len(), "bytes from nowhere");
-        prop_assert!(whole.requests.iter().all(|request| request.1.len() <= LIMIT));
-        let is_sound = whole.refused.is_none() && whole.left == 0;
-        Ok(if is_sound { Seen::Accepted } else { Seen::Refused })
-    });
+    campaign::run(
+        "HTTP stream",
+        (streams, any_sizes()),
+        |(Bytes(bytes), sizes)| {
+            let whole = read(&bytes, &[usize::MAX]);
+            prop_assert_eq!(&read(&bytes, &sizes), &whole);
+            let bodies: usize = whole.requests.iter().map(|request| request.1.len()).sum();
+            prop_assert!(bodies + whole.left <= bytes.len(), "bytes from nowhere");
+            prop_assert!(
+                whole
+                    .requests
+                    .iter()
+                    .all(|request| request.1.len() <= LIMIT)
+            );
+            let is_sound = whole.refused.is_none() && whole.left == 0;
+            Ok(if is_sound {
+                Seen::Accepted
+            } else {
+                Seen::Refused
+            })
+        },
+    );
 }
 
 #[test]

@@ -43,7 +43,11 @@ impl<'de> Deserialize<'de> for Members {
 fn reading(body: &[u8]) -> Option<Reading> {
     let Members(mut members) = serde_json::from_slice(body).ok()?;
     members.sort_by(|one, other| one.0.cmp(&other.0));
-    let [(data_name, Value::Object(data)), (key_name, Value::String(key))] = &members[..] else {
+    let [
+        (data_name, Value::Object(data)),
+        (key_name, Value::String(key)),
+    ] = &members[..]
+    else {
         return None;
     };
     let is_event = data_name == "data" && key_name == "key" && is_key(key);
@@ -75,7 +79,11 @@ fn any_text() -> impl Strategy<Value = Vec<u8>> {
             4 => format!(r#"{{"key":{key},"data":{{"a":{data},"a":2,"b":{data}}}}}"#),
             5 => format!(r#"{{"key":{key},"data":{{"a":{}}}}}"#, "9".repeat(400)),
             6 => format!(r#"{{"key":{key},"data":{{"a":0.{}}}}}"#, "7".repeat(400)),
-            7 => format!(r#"{{"key":{key},"data":{}{}}}"#, r#"{"a":"#.repeat(200), "}".repeat(200)),
+            7 => format!(
+                r#"{{"key":{key},"data":{}{}}}"#,
+                r#"{"a":"#.repeat(200),
+                "}".repeat(200)
+            ),
             8 => format!(r#"{{"key":{key},"data":{{"a":{}}}}}"#, "[".repeat(5_000)),
             9 => format!(r#"{{"data":{data},"key":{key}}}{}"#, " ".repeat(LONGEST)),
             10..15 => format!(" {{ \"data\" :\n{data} ,\t\"key\":{key}}}\r\n"),

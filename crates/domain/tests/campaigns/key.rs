@@ -27,6 +27,10 @@ fn a_key_is_what_the_rule_says_and_a_query_takes_no_other() {
         let after = query.ok().map(|query| query.after);
         let is_taken = is_valid || text.is_empty();
         prop_assert_eq!(after, is_taken.then(|| text.clone()));
-        Ok(if is_valid { Seen::Accepted } else { Seen::Refused })
+        Ok(if is_valid {
+            Seen::Accepted
+        } else {
+            Seen::Refused
+        })
     });
 }

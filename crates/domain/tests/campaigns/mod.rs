@@ -72,7 +72,10 @@ fn containers(value: &Value) -> usize {
 /// Every leaf with the names on the way to it, in the sorted order of the names.
 fn collect(value: &Value, path: &[String], leaves: &mut Vec<(Vec<String>, Value)>) {
     let mut children: Vec<(String, &Value)> = match value {
-        Value::Object(children) => children.iter().map(|(name, it)| (name.clone(), it)).collect(),
+        Value::Object(children) => children
+            .iter()
+            .map(|(name, it)| (name.clone(), it))
+            .collect(),
         Value::Array(children) => {
             let children = children.iter().enumerate();
             children.map(|(n, it)| (n.to_string(), it)).collect()
@@ -150,7 +153,13 @@ fn any_object() -> impl Strategy<Value = Map<String, Value>> {
         1 => prop::collection::vec(any::<bool>(), DEEPEST - 6..DEEPEST + 3),
     ];
     (object_of(any_value()), around).prop_map(|(object, around)| {
-        let wrap = |inner, is_list| if is_list { json!([inner]) } else { json!({ "w": inner }) };
+        let wrap = |inner, is_list| {
+            if is_list {
+                json!([inner])
+            } else {
+                json!({ "w": inner })
+            }
+        };
         match around.into_iter().fold(Value::Object(object), wrap) {
             Value::Object(object) => object,
             other => [("l".to_owned(), other)].into_iter().collect(),

@@ -59,7 +59,10 @@ impl Asked {
     }
 
     fn is_sound(&self) -> bool {
-        let mut given = self.members().into_iter().filter_map(|(_, given)| given.as_ref());
+        let mut given = self
+            .members()
+            .into_iter()
+            .filter_map(|(_, given)| given.as_ref());
         let all = [&self.start, &self.end, &self.duration];
         let meaning = |given: &Option<Given>| given.as_ref().and_then(|given| given.0);
         let backwards = meaning(&self.start).zip(meaning(&self.end));
@@ -71,8 +74,9 @@ impl Asked {
 
     /// The points of the field that exists.
     fn points(&self) -> Vec<(u64, f64)> {
-        let [start, end, duration, downsample, limit] =
-            self.members().map(|(_, given)| given.as_ref().and_then(|given| given.0));
+        let [start, end, duration, downsample, limit] = self
+            .members()
+            .map(|(_, given)| given.as_ref().and_then(|given| given.0));
         let is_inside = |at: u64| {
             let behind_start = match (start, end, duration) {
                 (Some(start), _, _) => at >= start,
@@ -103,7 +107,12 @@ impl Asked {
 
 /// What the store holds.
 fn stored() -> impl Iterator<Item = (u64, f64)> {
-    (0..=NOW / STEP).map(|n| (n * STEP, f64::from(u32::try_from(n * n % 17).expect("small"))))
+    (0..=NOW / STEP).map(|n| {
+        (
+            n * STEP,
+            f64::from(u32::try_from(n * n % 17).expect("small")),
+        )
+    })
 }
 
 fn store() -> Store {
@@ -122,10 +131,15 @@ fn store() -> Store {
     store
 }
 
+/// Milliseconds; every second one lies on a point, where bounds are decided.
+fn any_ms() -> impl Strategy<Value = u64> {
+    prop_oneof![1..22_000_u64, (1..31_u64).prop_map(|n| n * STEP)]
+}
+
 fn any_instant() -> impl Strategy<Value = Given> {
-    let sound = (0..22_u64, 0..1_000_u64).prop_map(|(second, milli)| {
-        let text = format!("1970-01-01T00:00:{second:02}.{milli:03}Z");
-        (Some(second * 1_000 + milli), json!(text))
+    let sound = any_ms().prop_map(|ms| {
+        let text = format!("1970-01-01T00:00:{:02}.{:03}Z", ms / 1_000, ms % 1_000);
+        (Some(ms), json!(text))
     });
     let wrong = prop::sample::select(&NO_INSTANTS[..]).prop_map(|text| (None, json!(text)));
     prop_oneof![8 => sound, 1 => wrong]
@@ -133,7 +147,7 @@ fn any_instant() -> impl Strategy<Value = Given> {
 
 fn any_length() -> impl Strategy<Value = Given> {
     #[expect(clippy::cast_precision_loss, reason = "some seconds")]
-    let sound = (1..22_000_u64).prop_map(|ms| (Some(ms), json!(ms as f64 / 1e3)));
+    let sound = any_ms().prop_map(|ms| (Some(ms), json!(ms as f64 / 1e3)));
     let wrong = prop::sample::select(vec![json!(0), json!(-1.5), json!(1e300), json!("1")]);
     prop_oneof![8 => sound, 1 => wrong.prop_map(|value| (None, value))]
 }
@@ -158,15 +172,20 @@ fn any_query() -> impl Strategy<Value = Asked> {
         prop::option::of(any_instant()),
         prop::option::of(any_length()),
     );
-    let rest = (prop::option::of(any_length()), prop::option::of(any_limit()));
-    (fields, bounds, rest).prop_map(|(fields, (start, end, duration), (downsample, limit))| Asked {
-        fields,
-        start,
-        end,
-        duration,
-        downsample,
-        limit,
-    })
+    let rest = (
+        prop::option::of(any_length()),
+        prop::option::of(any_limit()),
+    );
+    (fields, bounds, rest).prop_map(
+        |(fields, (start, end, duration), (downsample, limit))| Asked {
+            fields,
+            start,
+            end,
+            duration,
+            downsample,
+            limit,
+        },
+    )
 }
 
 #[test]
@@ -182,11 +201,14 @@ fn a_query_is_answered_as_the_naive_reading_has_it() {
         let answer: SeriesAnswer = serde_json::from_slice(&reply.body).expect("an answer");
         prop_assert_eq!(answer.series.len(), asked.fields.len());
         for (series, field) in answer.series.iter().zip(&asked.fields) {
-            let expected = if *field == "s/t/c" { asked.points() } else { Vec::new() };
+            let expected = if *field == "s/t/c" {
+                asked.points()
+            } else {
+                Vec::new()
+            };
             let same = |a: &(u64, f64), b: &(u64, f64)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9;
             let mut pairs = series.points.iter().zip(&expected);
-            let are_same =
-                series.points.len() == expected.len() && pairs.all(|(a, b)| same(a, b));
+            let are_same = series.points.len() == expected.len() && pairs.all(|(a, b)| same(a, b));
             prop_assert!(are_same, "{:?} instead of {:?}", series, expected);
         }
         Ok(Seen::Accepted)

@@ -93,7 +93,11 @@ fn frames_are_received_however_they_are_cut_and_take_no_memory_that_was_not_sent
         prop_assert_eq!((&frames, end), (&naive(&stream).0, naive(&stream).1));
         prop_assert!(most <= BUFFER.max(2 * stream.len()), "{} bytes", most);
         let is_whole = framed(&frames).len() == stream.len();
-        Ok(if is_whole { Seen::Accepted } else { Seen::Refused })
+        Ok(if is_whole {
+            Seen::Accepted
+        } else {
+            Seen::Refused
+        })
     });
 }
 
