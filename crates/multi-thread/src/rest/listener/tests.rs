@@ -51,8 +51,9 @@ impl Running {
         }
     }
 
-    /// Stops it: nobody may be late, and it may take so long.
+    /// Stops it as the server does: nobody may be late, and it may take so long.
     fn stop_within(self, limit: Duration) {
+        self.state.flags.draining.set(true);
         let started = Instant::now();
         let late = self.front.stop(started + Duration::from_secs(20));
         assert!(late.is_empty(), "{late:?}");
