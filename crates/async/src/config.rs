@@ -7,8 +7,8 @@
 use std::{num::NonZero, thread};
 
 use clap::{CommandFactory, Parser, ValueEnum};
-use contract::{Settings, settings};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use contract::{BrokerUrl, Settings, settings};
+use lapin::uri::AMQPUri;
 use log::LevelFilter;
 
 use crate::server::ServerError;
@@ -108,17 +108,20 @@ impl Config {
 /// lapin takes them from the URL alone. `frame_max` decides the size of its two buffers per
 /// connection (32 frames each), and so most of the memory of an idle service.
 fn broker(settings: &Settings) -> Result<AMQPUri, ServerError> {
-    let redacted = settings::redact_url(&settings.amqp_url);
-    let mut uri: AMQPUri = settings
-        .amqp_url
-        .parse()
-        .map_err(|error| ServerError::Settings(format!("--amqp-url {redacted}: {error}")))?;
-    if uri.scheme == AMQPScheme::AMQPS {
-        let remedy = "TLS is not built in; use amqp:// or a local TLS proxy";
-        return Err(ServerError::Settings(format!(
-            "--amqp-url {redacted}: {remedy}"
-        )));
+    let url = &settings.amqp_url;
+    let wrong = |why: &str| {
+        let redacted = settings::redact_url(url);
+        ServerError::Settings(format!("--amqp-url {redacted}: {why}"))
+    };
+    if url.starts_with("amqps://") {
+        return Err(wrong(
+            "TLS is not built in; use amqp:// or a local TLS proxy",
+        ));
     }
+    // The library's error repeats the URL with its password, so the contract's reader comes first.
+    BrokerUrl::parse(url).map_err(|why| wrong(&why))?;
+    let unread = |_| wrong("the AMQP library cannot read it");
+    let mut uri: AMQPUri = url.parse().map_err(unread)?;
     uri.query.frame_max = Some(settings.frame_max);
     uri.query.heartbeat = Some(settings.heartbeat_s);
     Ok(uri)
@@ -146,7 +149,11 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_told_without_its_password() {
-        for url in ["amqps://me:secret@host", "http://me:secret@host"] {
+        for url in [
+            "amqps://me:secret@host",
+            "http://me:secret@host",
+            "me:secret@host",
+        ] {
             let arguments = ["--amqp-url", url];
             let error = Config::parse(&arguments).expect_err(url).to_string();
             assert!(error.contains("--amqp-url"), "{error}");
