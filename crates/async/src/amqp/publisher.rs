@@ -83,7 +83,7 @@ pub struct Publisher {
     outgoing: mpsc::Sender<Outgoing>,
     /// Notices, replies and broadcasts; apart, so that they never take a place in the window for REST.
     notices: mpsc::Sender<Message>,
-    /// Events so far, for [`HEADER_SEQ`].
+    /// Events so far, for the header `x-seq`.
     events: AtomicI64,
 }
 
