@@ -311,9 +311,14 @@ impl Supervisor {
 
     /// Waits before the next attempt; returns whether there should be one.
     async fn pause(&mut self, error: AmqpError) -> bool {
+        // In a long outage each attempt says the same.
+        let level = match self.backoff.is_repeated() {
+            true => log::Level::Debug,
+            false => log::Level::Warn,
+        };
         let delay = self.backoff.next(fastrand::f64());
         let (name, error) = (role_name(self.role), anyhow::Error::from(error));
-        log::warn!("{name}: {error:#}; again in {delay:?}");
+        log::log!(level, "{name}: {error:#}; again in {delay:?}");
         tokio::select! {
             () = sleep(delay) => true,
             () = self.view.reached(self.until) => false,

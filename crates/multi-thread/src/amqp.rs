@@ -145,7 +145,14 @@ pub fn supervise<L: Link>(
                 state.alarm.raise(Fatal::Refused(chain(&error)));
                 return;
             }
-            Err(error) => log::warn!("{:?} cannot connect: {}", L::ROLE, chain(&error)),
+            Err(error) => {
+                // In a long outage each attempt says the same.
+                let level = match backoff.is_repeated() {
+                    true => log::Level::Debug,
+                    false => log::Level::Warn,
+                };
+                log::log!(level, "{:?} cannot connect: {}", L::ROLE, chain(&error));
+            }
         }
         stop.sleep(backoff.next(fastrand::f64()));
     }
