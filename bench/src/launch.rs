@@ -103,6 +103,8 @@ pub struct Running {
     started: Instant,
     ready_s: f64,
     exited: Option<ExitStatus>,
+    /// When it was told to end.
+    told: Option<Instant>,
     stopped: bool,
 }
 
@@ -137,6 +139,7 @@ pub fn start(plan: LaunchPlan) -> Result<Running, LaunchError> {
         started,
         ready_s: 0.0,
         exited: None,
+        told: None,
         stopped: false,
     };
     running.address = running.await_address(&lines)?;
@@ -311,7 +314,17 @@ impl Running {
         stderr_tail(&self.plan.stderr)
     }
 
-    /// Sends SIGTERM, waits up to `grace`, then kills whatever is left of the tree.
+    /// Sends SIGTERM once, and only to the launched process: how it stops its children is part of
+    /// the contract.
+    pub fn terminate(&mut self) {
+        if self.exited.is_none() && self.told.is_none() {
+            signal(self.root(), Signal::TERM);
+        }
+        self.told.get_or_insert_with(Instant::now);
+    }
+
+    /// Sends SIGTERM unless that was done, waits up to `grace` from then on, then kills whatever is
+    /// left of the tree.
     ///
     /// # Panics
     /// Never: the process id comes from a living child.
@@ -325,11 +338,8 @@ impl Running {
                 "{name} died in mid-run ({status}); stderr: {stderr}"
             ));
         }
-        let asked = Instant::now();
-        // Only the launched process: how it stops its children is part of the contract.
-        if self.exited.is_none() {
-            signal(self.root(), Signal::TERM);
-        }
+        self.terminate();
+        let asked = self.told.unwrap_or_else(Instant::now);
         while self.ended().is_none() && asked.elapsed() < grace {
             std::thread::sleep(LOOK / 2);
         }

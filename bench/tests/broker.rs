@@ -192,6 +192,9 @@ fn a_node_left_by_up_is_found_and_ended_by_down() {
     assert!(line.contains("private-node"), "{line}");
     let first = broker::acquire(&options).expect("found");
     let pids = first.pids();
+    let second = broker::acquire(&options).expect("a node of its own");
+    assert_ne!(first.url, second.url, "two runs never share a node");
+    second.stop();
     first.stop();
     assert!(
         pids.iter().all(|pid| is_running(*pid)),

@@ -134,7 +134,7 @@ impl Comparison {
             .collect();
         let ratios = match metric.better() {
             Better::Neither => Vec::new(),
-            Better::Lower | Better::Higher => pairs(&rows, seed),
+            Better::Lower | Better::Higher => pairs(metric, &rows, seed),
         };
         let verdict = verdict(metric, &rows, &ratios);
         Comparison {
@@ -181,7 +181,7 @@ impl Row {
         if blocks.is_empty() {
             return None;
         }
-        let values: Vec<f64> = by_block(&blocks).into_values().collect();
+        let values: Vec<f64> = by_block(metric, &blocks).into_values().collect();
         let estimate = median_over_blocks(&values, seed);
         Some(Row {
             median: estimate.map(|(median, _)| median),
@@ -195,9 +195,9 @@ impl Row {
 }
 
 /// The usable value of each block: of repeated launches the first valid one.
-fn by_block(blocks: &[BlockValue]) -> BTreeMap<u32, f64> {
+fn by_block(metric: Metric, blocks: &[BlockValue]) -> BTreeMap<u32, f64> {
     let mut values = BTreeMap::new();
-    for value in blocks.iter().filter(|b| b.standing == Standing::Valid) {
+    for value in blocks.iter().filter(|b| metric.bears(b.standing)) {
         if let Some(figure) = value.reading.value() {
             values.entry(value.block).or_insert(figure);
         }
@@ -252,13 +252,13 @@ fn subjects<'a>(launches: &[Judged<'a>]) -> Vec<&'a str> {
     names
 }
 
-fn pairs(rows: &BTreeMap<String, Row>, seed: impl Fn(&[&str]) -> u64) -> Vec<Pair> {
+fn pairs(metric: Metric, rows: &BTreeMap<String, Row>, seed: impl Fn(&[&str]) -> u64) -> Vec<Pair> {
     let names: Vec<&String> = rows.keys().collect();
     let mut pairs = Vec::new();
     for (place, subject) in names.iter().enumerate() {
         for other in &names[place + 1..] {
             let estimate = paired_ratio(
-                &shared_blocks(&rows[*subject], &rows[*other]),
+                &shared_blocks(metric, &rows[*subject], &rows[*other]),
                 seed(&[subject, other]),
             );
             pairs.extend(estimate.map(|estimate| Pair {
@@ -271,9 +271,9 @@ fn pairs(rows: &BTreeMap<String, Row>, seed: impl Fn(&[&str]) -> u64) -> Vec<Pai
     pairs
 }
 
-fn shared_blocks(a: &Row, b: &Row) -> Vec<(f64, f64)> {
-    let other = by_block(&b.blocks);
-    by_block(&a.blocks)
+fn shared_blocks(metric: Metric, a: &Row, b: &Row) -> Vec<(f64, f64)> {
+    let other = by_block(metric, &b.blocks);
+    by_block(metric, &a.blocks)
         .into_iter()
         .filter_map(|(block, value)| Some((value, *other.get(&block)?)))
         .collect()

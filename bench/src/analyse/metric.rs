@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::LaunchData;
+use super::gates::Standing;
 use super::statistics::{median, theil_sen};
 use crate::record::{CellFacts, Kind, OperationCounts, Sample};
 
@@ -253,6 +254,16 @@ impl Metric {
             | Metric::RestThroughput
             | Metric::AmqpThroughput => Better::Neither,
             _ => Better::Lower,
+        }
+    }
+
+    /// Whether a launch of that standing may be used: a noisy host makes a subject slow, but not its
+    /// memory grow.
+    pub fn bears(self, standing: Standing) -> bool {
+        match standing {
+            Standing::Valid => true,
+            Standing::Disturbed => self == Metric::PssSlope,
+            Standing::Invalid => false,
         }
     }
 

@@ -337,6 +337,9 @@ mod tests {
         assert!((slope / 1_048_576.0 - 2.0).abs() < 0.05, "{slope}");
         data.samples.truncate(290);
         assert_eq!(growth(&data), None);
+        assert!(
+            Metric::PssSlope.bears(Standing::Disturbed) && !Metric::Pss.bears(Standing::Disturbed)
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod state;
 mod verbs;
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -96,6 +96,8 @@ pub struct Broker {
     purge: bool,
     lifetime: Lifetime,
     node: Option<Node>,
+    /// Keeps other runs from a node of `up`.
+    claim: Option<File>,
 }
 
 /// Finds or starts a broker; it ends with the value unless `up` left it running.
@@ -121,7 +123,7 @@ fn acquire_as(options: &Options, lifetime: Lifetime) -> Result<Broker, Error> {
     if let Some(url) = &options.url {
         return Broker::given(options, url);
     }
-    if let Some(broker) = existing(options) {
+    if let Some(broker) = existing(options, lifetime) {
         return Ok(broker);
     }
     if compose::is_usable(&options.root) {
@@ -150,13 +152,17 @@ fn nothing_found() -> Error {
 }
 
 /// A broker that runs already and is not named by `AMQP_URL`.
-fn existing(options: &Options) -> Option<Broker> {
+fn existing(options: &Options, lifetime: Lifetime) -> Option<Broker> {
     if let Some(state) = state::find_up(&options.root) {
         let url = state.spec.url();
-        if let Ok(session) = connect(&url, HANDSHAKE_LIMIT) {
+        let claim = state::claim(&state.spec);
+        // `up` itself uses nothing.
+        let is_free = claim.is_some() || lifetime == Lifetime::Detached;
+        if is_free && let Ok(session) = connect(&url, HANDSHAKE_LIMIT) {
             let mut broker = Broker::new(options, url, Origin::PrivateNode, &session);
             broker.lifetime = Lifetime::Detached;
             broker.node = Some(state.node());
+            broker.claim = claim;
             return Some(broker);
         }
     }
@@ -323,6 +329,7 @@ impl Broker {
             purge: options.purge,
             lifetime: Lifetime::Run,
             node: None,
+            claim: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! processes, so that `down` and later runs find exactly them.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -17,6 +17,8 @@ use super::{
 
 /// Name of the state file in a node's folder.
 const FILE: &str = "state.json";
+/// Name of the file in a node's folder that the run locks which uses it.
+const CLAIM: &str = "in-use";
 
 /// A private node as later programs find it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +91,14 @@ pub(super) fn find_up(root: &Path) -> Option<State> {
     load_all(root)
         .into_iter()
         .find(|state| state.owner.is_none() && state.is_alive())
+}
+
+/// Takes a node of an earlier `up` for one run: two would empty each other's queues and consume each
+/// other's messages. `None` if another has it; the claim ends with the value, or with the process.
+pub(super) fn claim(spec: &Spec) -> Option<File> {
+    let file = File::create(spec.folder.join(CLAIM)).ok()?;
+    file.try_lock().ok()?;
+    Some(file)
 }
 
 /// Ends what runs left behind that were killed before they could stop their node.

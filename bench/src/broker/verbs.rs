@@ -55,7 +55,7 @@ pub fn status(options: &Options) -> String {
         .iter()
         .map(node_line)
         .collect();
-    if let Some(broker) = super::existing(options) {
+    if let Some(broker) = super::existing(options, Lifetime::Run) {
         lines.push(format!("a run would use: {}", line(&broker)));
         broker.leave_running();
     } else {

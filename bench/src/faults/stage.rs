@@ -290,6 +290,13 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Sends SIGTERM, and leaves the service to its drain delay.
+    pub(super) fn terminate_service(&mut self) -> anyhow::Result<()> {
+        let running = self.running.as_mut().context("the service is gone")?;
+        running.terminate();
+        Ok(())
+    }
+
     /// Stops the service with SIGTERM; the faults of its end are problems.
     pub(super) fn stop_service(&mut self) -> anyhow::Result<Stopped> {
         let running = self.running.take().context("the service is gone")?;

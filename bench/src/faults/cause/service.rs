@@ -1,6 +1,6 @@
 //! Faults of the service's own processes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -79,12 +79,27 @@ fn has_argument(pid: i32, argument: &str) -> bool {
         .any(|word| word == argument.as_bytes())
 }
 
+/// How long a service that was told to end goes on serving, in seconds: each answer of that time
+/// announces the end of its connection. Without it a request may cross the end of a kept connection
+/// on the wire, which HTTP/1.1 cannot tell from a failure.
+const DRAIN_DELAY_S: u64 = 1;
+/// When the store is asked for the last time, shortly before the end of that.
+const LAST_QUESTION: Duration = Duration::from_millis(900);
+
 /// SIGTERM under load: what is in flight shall be answered, and nothing be lost; then it is
 /// started again.
 pub(in crate::faults) struct Stopped;
 
 impl Cause for Stopped {
+    fn prepare(&mut self, setup: &mut Setup<'_>) -> anyhow::Result<()> {
+        let delay = ("BC_DRAIN_DELAY_S".to_owned(), DRAIN_DELAY_S.to_string());
+        setup.environment.extend([delay]);
+        Ok(())
+    }
+
     fn cause(&mut self, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+        stage.terminate_service()?;
+        std::thread::sleep(LAST_QUESTION);
         stage.store_will_go()?;
         let stopped = stage.stop_service()?;
         stage.store_is_gone();
