@@ -15,6 +15,10 @@ pub struct Repetition {
     pub repetition: u32,
     /// Why it was not tried, if so; everything below is empty then.
     pub skipped: Option<String>,
+    /// Why it says nothing of the subject, if so: the broker did not answer the instrument either.
+    /// It is kept, and made again.
+    #[serde(default)]
+    pub invalid: Option<String>,
     /// From the cause to the end of the fault.
     pub fault_s: f64,
     /// Operations of the whole repetition by kind and by how they ended.
@@ -72,7 +76,7 @@ impl Repetition {
     #[must_use]
     pub fn is_faulty(&self) -> bool {
         let recovered = self.rest_recovery_s.is_some() && self.amqp_recovery_s.is_some();
-        let was_tried = self.skipped.is_none();
+        let was_tried = self.skipped.is_none() && self.invalid.is_none();
         was_tried && (self.messages.lost > 0 || !recovered || !self.problems.is_empty())
     }
 

@@ -9,7 +9,9 @@ use super::lanes;
 use super::plan;
 use super::progress::Progress;
 use super::{RunEnd, RunError, RunReport, build, remove, write_report};
-use crate::broker::{self, Broker};
+use contract::QueueType;
+
+use crate::broker::{self, Broker, Origin};
 use crate::faults::{self, Fault, Ground, Repetition};
 use crate::load::SplitMix;
 use crate::profile::ProfileName;
@@ -17,6 +19,9 @@ use crate::record::Manifest;
 use crate::run_dir::{RunDir, RunDirError};
 use crate::subject::{self, BuiltSubject, Subject};
 use crate::{host, report};
+
+/// Attempts at a repetition on a broker that falls ill.
+const ATTEMPTS: u32 = 3;
 
 /// What to try.
 #[derive(Debug, Clone)]
@@ -85,7 +90,13 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     run.write_file(faults::FILE, b"")?;
     let started = Instant::now();
     let log = Log::new(&run, slots.len());
-    let performed = perform_all(&mut brokers, &slots, &log, (seed, interrupt));
+    let performed = perform_all(
+        &mut brokers,
+        &slots,
+        &log,
+        &broker_options,
+        (seed, interrupt),
+    );
     brokers.into_iter().for_each(Broker::stop);
     let done = log.finish();
     manifest.interrupted = performed.is_err() || interrupt.load(Ordering::Relaxed);
@@ -176,9 +187,12 @@ impl<'a> Log<'a> {
 
     /// Writes a repetition down at once, in its place of the plan.
     fn keep(&self, place: usize, repetition: Repetition) -> Result<(), RunDirError> {
-        if repetition.is_faulty() {
+        let (fault, subject) = (&repetition.fault, &repetition.subject);
+        if let Some(reason) = &repetition.invalid {
+            self.progress()
+                .warn(&format!("{fault} {subject}: {reason}"));
+        } else if repetition.is_faulty() {
             let line = report::faults::line(&repetition);
-            let (fault, subject) = (&repetition.fault, &repetition.subject);
             self.progress().warn(&format!("{fault} {subject}: {line}"));
         }
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +216,7 @@ fn perform_all(
     brokers: &mut [Broker],
     slots: &[Slot<'_>],
     log: &Log<'_>,
+    options: &broker::Options,
     (seed, interrupt): (u64, &AtomicBool),
 ) -> Result<(), RunError> {
     let base = std::env::temp_dir().join(format!("threeways-faults-{}", std::process::id()));
@@ -213,16 +228,24 @@ fn perform_all(
         let scratch = base.join(place.to_string());
         let machine = |error| RunError::Machine(format!("cannot use {}", scratch.display()), error);
         std::fs::create_dir_all(&scratch).map_err(machine)?;
-        let mut ground = Ground {
-            broker: &mut *broker,
-            scratch: &scratch,
-            interrupt,
-            seed,
-        };
-        let performed = faults::perform(&mut ground, slot.fault, subject, round);
-        mend(broker)?;
-        if let Some(repetition) = performed {
+        for _ in 0..ATTEMPTS {
+            let mut ground = Ground {
+                broker: &mut *broker,
+                scratch: &scratch,
+                interrupt,
+                seed,
+            };
+            let performed = faults::perform(&mut ground, slot.fault, subject, round);
+            let ill = mend(broker, options)?;
+            let Some(mut repetition) = performed else {
+                break;
+            };
+            repetition.invalid = ill.filter(|_| repetition.is_faulty());
+            let is_invalid = repetition.invalid.is_some();
             log.keep(place, repetition)?;
+            if !is_invalid {
+                break;
+            }
         }
         Ok(())
     });
@@ -230,12 +253,26 @@ fn perform_all(
     performed
 }
 
-/// A repetition that was given up in the middle may have left the broker killed.
-fn mend(broker: &mut Broker) -> Result<(), broker::Error> {
-    match broker.session() {
-        Ok(_) => Ok(()),
-        Err(_) => broker.restart(),
+/// Leaves a broker that works, and says what was wrong with it if it had to be replaced.
+///
+/// A repetition that was given up in the middle may have left it killed. And RabbitMQ 3.10 may come
+/// back from a SIGKILL with a quorum queue that never elects a leader ("leader call - leader not
+/// known"), so that nobody can use the queue any more, neither a service nor we.
+fn mend(broker: &mut Broker, options: &broker::Options) -> Result<Option<String>, broker::Error> {
+    if broker.session().is_err() {
+        broker.restart()?;
     }
+    let Err(error) = broker.reset(QueueType::Quorum) else {
+        return Ok(None);
+    };
+    if broker.origin() != Origin::PrivateNode {
+        return Err(error);
+    }
+    *broker = broker::start_private(options)?;
+    let error = anyhow::Error::from(error);
+    Ok(Some(format!(
+        "the broker was ill and was replaced: {error:#}"
+    )))
 }
 
 fn conclude(run: &RunDir, manifest: &Manifest, done: &[Repetition]) -> RunReport {

@@ -41,7 +41,9 @@ pub fn line(repetition: &Repetition) -> String {
 }
 
 fn tried(repetitions: &[Repetition]) -> Vec<&Repetition> {
-    let tried = repetitions.iter().filter(|it| it.skipped.is_none());
+    let tried = repetitions
+        .iter()
+        .filter(|it| it.skipped.is_none() && it.invalid.is_none());
     tried.collect()
 }
 
@@ -115,10 +117,16 @@ fn banner(manifest: &Manifest, repetitions: &[Repetition]) -> Banner {
     let planned: usize = manifest.order.iter().map(Vec::len).sum();
     let skipped = repetitions.iter().filter(|it| it.skipped.is_some()).count();
     let faulty = repetitions.iter().filter(|it| it.is_faulty()).count();
-    let made = repetitions.len();
+    let invalid = repetitions.iter().filter(|it| it.invalid.is_some()).count();
+    let made = repetitions.len() - invalid;
     let mut text = format!(
         "{made} of {planned} repetitions made, {skipped} not applicable, {faulty} with a loss, a death or no recovery"
     );
+    if invalid > 0 {
+        let more =
+            format!("; {invalid} more on a broker that fell ill itself, kept in the raw data");
+        text.push_str(&more);
+    }
     if manifest.interrupted || made < planned {
         text.push_str("; PARTIAL: the campaign was interrupted");
     }
@@ -141,7 +149,8 @@ fn fault_names(repetitions: &[Repetition]) -> Vec<&str> {
 
 /// One row per fault, one column per subject.
 fn matrix(manifest: &Manifest, repetitions: &[Repetition]) -> Table {
-    let groups = groups(&repetitions.iter().collect::<Vec<_>>());
+    let shown = repetitions.iter().filter(|it| it.invalid.is_none());
+    let groups = groups(&shown.collect::<Vec<_>>());
     let subjects = &manifest.subjects;
     let titles = subjects.iter().map(|subject| subject.title.clone());
     let rows = fault_names(repetitions).into_iter().map(|fault| {
@@ -380,6 +389,22 @@ mod tests {
         );
         assert_eq!(cell.tone, Tone::Bad);
         assert_eq!(table.rows[0][2].text, "–");
+    }
+
+    #[test]
+    fn what_failed_on_an_ill_broker_is_told_and_judged_by_its_successor() {
+        let manifest = manifest();
+        let name = manifest.subjects[0].name.clone();
+        let ill = Repetition {
+            invalid: Some("the broker was ill".to_owned()),
+            ..repetition(&name, 7)
+        };
+        let all = [ill, repetition(&name, 0)];
+        assert!(!all[0].is_faulty());
+        let banner = banner(&manifest, &all);
+        assert!(banner.complete && banner.text.contains("1 more on a broker"));
+        let cell = &matrix(&manifest, &all).rows[0][1];
+        assert_eq!(cell.tone, Tone::Plain, "{cell:?}");
     }
 
     #[test]
