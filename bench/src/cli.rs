@@ -336,6 +336,10 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
 
 fn report(args: &ReportArgs) -> anyhow::Result<u8> {
     let run = RunDir::open(&args.run)?;
+    if args.readme.is_some() && run.path().join(faults::FILE).exists() {
+        eprintln!("error: a fault campaign answers another question; name the run of a comparison");
+        return Ok(EXIT_USAGE);
+    }
     let summary = pipeline::write_report(&run)?;
     if let Some(readme) = &args.readme {
         pipeline::write_answer(readme, &summary)?;

@@ -1,9 +1,12 @@
 //! What a session does to queues.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use amq_protocol::{
     protocol::{AMQPClass, queue},
     types::FieldTable,
 };
+use contract::amqp::REQUEST_QUEUES;
 
 use super::{Error, Session};
 
@@ -31,13 +34,16 @@ impl Session {
         }
     }
 
-    /// Declares a queue that lives as long as this connection, with a name made by the broker.
+    /// Declares a queue for replies, which lives as long as this connection; returns its name.
     ///
     /// # Errors
     /// As [`Session::call`].
     pub fn declare_temporary(&mut self) -> Result<String, Error> {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let unique = since_epoch.unwrap_or_default().as_nanos();
+        let name = format!("{REQUEST_QUEUES}{:x}-{unique:x}", std::process::id());
         let declare = queue::Declare {
-            queue: "".into(),
+            queue: name.into(),
             passive: false,
             durable: false,
             exclusive: true,

@@ -17,6 +17,9 @@ pub const EXCHANGES: [&str; 3] = [HISTORY_EXCHANGE, STATE_EXCHANGE, DEAD_LETTER_
 pub const INGEST_QUEUE: &str = "history.ingest";
 /// Queue of dead-lettered messages.
 pub const DEAD_LETTER_QUEUE: &str = "history.ingest.dlq";
+/// How the queues are named in which requesters want their replies: exclusive, auto-delete, and named
+/// by the client, so that a name stays the same over a reconnect.
+pub const REQUEST_QUEUES: &str = "history.request.";
 /// Header with the publisher's clock, nanoseconds since the epoch (`long-long-int`).
 pub const HEADER_SENT_NS: &str = "x-sent-ns";
 /// Header with the publisher's sequence number (`long-long-int`).
