@@ -10,6 +10,15 @@ use crate::analyse::metric::{Better, Metric};
 /// Fewest blocks of a run that is more than a test of the machinery.
 const BLOCKS_TO_TRUST: usize = 10;
 
+/// Parts of the names of the gates that tell of failed operations and lost messages.
+const OF_OPERATIONS: [&str; 5] = [
+    "faults",
+    "wrong or failed",
+    "timed out",
+    "confirmed",
+    "accounted for",
+];
+
 /// Three sentences in plain text.
 pub fn answer(summary: &Summary) -> [String; 3] {
     [
@@ -21,7 +30,8 @@ pub fn answer(summary: &Summary) -> [String; 3] {
 
 fn recommendation(summary: &Summary) -> String {
     let Some(cell) = cell_of(summary, "steady-mixed") else {
-        return "Undecided: the run has no cell under steady load on both protocols.".to_owned();
+        let undecided = "Undecided: the run has no cell under steady load on both protocols.";
+        return endurance(summary).unwrap_or_else(|| undecided.to_owned());
     };
     let comparisons = headline(cell);
     if comparisons.is_empty() {
@@ -50,6 +60,31 @@ fn recommendation(summary: &Summary) -> String {
     }
     let place = place(cell);
     format!("{}: {place} {}.", lead(summary, &led), parts.join("; "))
+}
+
+/// What a long window did to the subjects, in a run that compared nothing.
+fn endurance(summary: &Summary) -> Option<String> {
+    let cell = cell_of(summary, "soak")?;
+    let growth = cell.comparison(Metric::PssSlope)?;
+    let values = growth.rows.iter().filter_map(|(subject, row)| {
+        let value = figure(growth.metric, row.median?);
+        Some(format!("{value} ({})", title(summary, subject)))
+    });
+    let failed = summary.validity.failed_gates.iter();
+    let of_operations = |(gate, _): &(&String, _)| OF_OPERATIONS.iter().any(|it| gate.contains(it));
+    let failed: Vec<String> = failed
+        .filter(of_operations)
+        .map(|(gate, launches)| format!("{gate} in {}", format::launches(*launches)))
+        .collect();
+    let failures = match failed.is_empty() {
+        true => "no operation failed or timed out, and no message was lost".to_owned(),
+        false => list(&failed),
+    };
+    let (place, minutes) = (place(cell), cell.facts.window_s / 60.0);
+    Some(format!(
+        "Soak: {place} PSS grew in {minutes:.0} min at a rate of {}; {failures}.",
+        list(&values.collect::<Vec<_>>())
+    ))
 }
 
 /// The recommendation is fixed by rule: leads in at least two of the headline figures, and
@@ -286,11 +321,46 @@ fn cell_of<'a>(summary: &'a Summary, scenario: &str) -> Option<&'a CellSummary> 
 mod tests {
     use super::*;
     use crate::analyse::{RunData, analyse, synthetic};
+    use crate::record::Kind;
 
     fn answer_of(change: impl FnOnce(&mut RunData)) -> [String; 3] {
         let mut run = synthetic::run(3);
         change(&mut run);
         answer(&analyse(&run))
+    }
+
+    /// A run of half an hour in the cell of both protocols, and in no other.
+    fn soak(run: &mut RunData) {
+        let is_both = |cell: &str| cell == "steady-mixed";
+        run.launches.retain(|data| is_both(&data.launch.cell));
+        run.manifest.cells.retain(|cell| is_both(&cell.cell));
+        let cell = &mut run.manifest.cells[0];
+        (cell.cell, cell.scenario, cell.window_s) = ("soak".into(), "soak".into(), 1_800.0);
+        for data in &mut run.launches {
+            data.launch.cell = "soak".into();
+            let last = data.samples.len() as f64 - 1.0;
+            for (place, sample) in data.samples.iter_mut().enumerate() {
+                sample.t_ms = 1_800_000.0 * place as f64 / last;
+                sample.pss_bytes = 5_000_000 + (524_288.0 * place as f64 / last) as u64;
+            }
+        }
+    }
+
+    #[test]
+    fn a_soak_tells_growth_and_failures() {
+        let [first, ..] = answer_of(soak);
+        assert!(
+            first.starts_with("Soak: in soak (250 REST + 250 AMQP operations per second, ")
+                && first.contains("PSS grew in 30 min at a rate of 1.00 MiB/h (asynchronous), ")
+                && first.ends_with("; no operation failed or timed out, and no message was lost."),
+            "{first}"
+        );
+        let [first, ..] = answer_of(|run| {
+            soak(run);
+            let rest = run.launches[0].launch.operations.get_mut(&Kind::Rest);
+            rest.expect("REST load").timed_out = 1;
+        });
+        assert!(first.ends_with("; REST timed out in 1 launch."), "{first}");
     }
 
     #[test]
