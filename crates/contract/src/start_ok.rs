@@ -10,6 +10,8 @@ pub const PLACEHOLDER: &str = "connection-name-goes-here";
 const FRAME_HEAD: usize = 7;
 /// Length of the class and method numbers, which precede the table of properties.
 const METHOD_HEAD: usize = 4;
+/// Length of a length.
+const LENGTH: usize = 4;
 
 /// Replaces the property in a `connection.start-ok` frame; `None` if `frame` has no such property.
 ///
@@ -19,16 +21,42 @@ const METHOD_HEAD: usize = 4;
 pub fn rename(frame: &[u8], name: &str) -> Option<Vec<u8>> {
     let old = property("information", PLACEHOLDER);
     let new = property("connection_name", name);
-    let at = frame.windows(old.len()).position(|window| window == old)?;
+    let at = find(frame, &old)?;
     let mut renamed = [&frame[..at], &new, &frame[at + old.len()..]].concat();
-    for length_at in [FRAME_HEAD - 4, FRAME_HEAD + METHOD_HEAD] {
-        let field = renamed.get_mut(length_at..length_at + 4)?;
-        let length = u32::from_be_bytes(field.try_into().ok()?);
-        let length = length.checked_add(u32::try_from(new.len()).ok()?)?;
-        let length = length.checked_sub(u32::try_from(old.len()).ok()?)?;
-        field.copy_from_slice(&length.to_be_bytes());
+    for length_at in [FRAME_HEAD - LENGTH, FRAME_HEAD + METHOD_HEAD] {
+        let length = length(&renamed, length_at)?;
+        let length = (length + new.len()).checked_sub(old.len())?;
+        let length = u32::try_from(length).ok()?.to_be_bytes();
+        renamed[length_at..length_at + LENGTH].copy_from_slice(&length);
     }
     Some(renamed)
+}
+
+/// Where a property begins in the table of properties: only there, and not within another's value.
+fn find(frame: &[u8], wanted: &[u8]) -> Option<usize> {
+    let table_at = FRAME_HEAD + METHOD_HEAD;
+    let mut at = table_at + LENGTH;
+    let end = at + length(frame, table_at)?;
+    while at < end {
+        let value_at = at + 1 + usize::from(*frame.get(at)?) + 1;
+        let next = match *frame.get(value_at - 1)? {
+            b'S' | b'F' => value_at + LENGTH + length(frame, value_at)?,
+            b't' => value_at + 1,
+            // No library of ours sends another type.
+            _ => return None,
+        };
+        if frame.get(at..next)? == wanted {
+            return Some(at);
+        }
+        at = next;
+    }
+    None
+}
+
+/// The length that stands at a place.
+fn length(frame: &[u8], at: usize) -> Option<usize> {
+    let field = frame.get(at..at + LENGTH)?;
+    usize::try_from(u32::from_be_bytes(field.try_into().ok()?)).ok()
 }
 
 /// A property in an AMQP table: short string, `S`, long string.
