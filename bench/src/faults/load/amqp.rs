@@ -262,10 +262,19 @@ impl Publisher {
         }
     }
 
+    /// Gives up what has waited for too long, and the connection if not even a confirm came: a
+    /// channel that published to a queue that was being deleted may never hear one again
+    /// (RabbitMQ 3.10), which is the load's misfortune and not the service's.
     fn expire(&mut self) {
         let now = Instant::now();
+        let mut is_deaf = false;
         while let Some((_, seq)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
+            is_deaf |= self.link.as_ref().is_some_and(|link| link.misses(seq));
             self.end(Some(seq), Outcome::TimedOut);
+        }
+        if is_deaf {
+            self.link = None;
+            self.end_all(Outcome::Closed);
         }
     }
 }
@@ -288,6 +297,11 @@ impl Link {
             is_blocked: false,
             next_heartbeat: Instant::now() + HEARTBEAT,
         })
+    }
+
+    /// Whether the confirm of an event is missing although the broker takes messages.
+    fn misses(&self, seq: u64) -> bool {
+        !self.is_blocked && self.unconfirmed.values().any(|other| *other == seq)
     }
 
     fn publish(&mut self, seq: u64, is_poison: bool, id_prefix: &str) {
