@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use contract::QueueType;
+
 use super::lanes;
 use super::plan;
 use super::progress::Progress;
 use super::{RunEnd, RunError, RunReport, build, remove, write_report};
-use contract::QueueType;
-
 use crate::broker::{self, Broker, Origin};
 use crate::faults::{self, Fault, Ground, Repetition};
 use crate::load::SplitMix;
