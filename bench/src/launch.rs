@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::host;
 use crate::http::{Client, Request};
-use crate::sample::members;
+use crate::sample::Family;
 use crate::subject::tail;
 
 /// What a subject prints when its port is open, before the address.
@@ -99,6 +99,7 @@ pub enum LaunchError {
 pub struct Running {
     plan: LaunchPlan,
     child: Child,
+    family: Family,
     address: SocketAddr,
     started: Instant,
     ready_s: f64,
@@ -134,6 +135,7 @@ pub fn start(plan: LaunchPlan) -> Result<Running, LaunchError> {
     let lines = first_line(child.stdout.take().expect("stdout is piped"));
     let mut running = Running {
         plan,
+        family: Family::new(pid(&child)),
         child,
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
         started,
@@ -248,15 +250,15 @@ impl Running {
         self.check_cores()
     }
 
-    fn check_cores(&self) -> Result<(), LaunchError> {
-        let Some(cpus) = &self.plan.cpus else {
+    fn check_cores(&mut self) -> Result<(), LaunchError> {
+        let Some(cpus) = self.plan.cpus.clone() else {
             return Ok(());
         };
-        let wrong = |pid: &i32| !host::tasks(*pid).is_empty() && !host::is_pinned(*pid, cpus);
-        if members(self.root()).iter().any(wrong) {
+        let wrong = |pid: &i32| !host::tasks(*pid).is_empty() && !host::is_pinned(*pid, &cpus);
+        if self.living().iter().any(wrong) {
             return Err(LaunchError::Unpinned {
                 name: self.plan.name.clone(),
-                cpus: cpus.clone(),
+                cpus,
             });
         }
         Ok(())
@@ -290,7 +292,13 @@ impl Running {
     /// Process id of the launched process, and its process group.
     #[must_use]
     pub fn root(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("process ids are positive i32")
+        pid(&self.child)
+    }
+
+    /// Every process of it that lives: those below the launched one, and those that were at an
+    /// earlier look.
+    pub fn living(&mut self) -> Vec<i32> {
+        self.family.living()
     }
 
     /// Start to ready in seconds; 0 before.
@@ -338,6 +346,8 @@ impl Running {
                 "{name} died in mid-run ({status}); stderr: {stderr}"
             ));
         }
+        // Before the end: what outlives its parent cannot be told by its parent.
+        self.living();
         self.terminate();
         let asked = self.told.unwrap_or_else(Instant::now);
         while self.ended().is_none() && asked.elapsed() < grace {
@@ -372,23 +382,22 @@ impl Running {
         })
     }
 
-    fn await_no_members(&self, limit: Duration) -> Vec<i32> {
+    fn await_no_members(&mut self, limit: Duration) -> Vec<i32> {
         let since = Instant::now();
         loop {
-            let members = members(self.root());
-            if members.is_empty() || since.elapsed() > limit {
-                return members;
+            let living = self.living();
+            if living.is_empty() || since.elapsed() > limit {
+                return living;
             }
             std::thread::sleep(LOOK);
         }
     }
 
     fn kill_tree(&mut self) {
-        let root = self.root();
-        for pid in members(root) {
+        for pid in self.living() {
             signal(pid, Signal::KILL);
         }
-        if let Some(group) = Pid::from_raw(root) {
+        if let Some(group) = Pid::from_raw(self.root()) {
             // Fails if the group is empty, which is what is wanted.
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -407,6 +416,10 @@ impl Drop for Running {
             self.kill_tree();
         }
     }
+}
+
+fn pid(child: &Child) -> i32 {
+    i32::try_from(child.id()).expect("process ids are positive i32")
 }
 
 fn signal(pid: i32, signal: Signal) {
@@ -428,6 +441,7 @@ fn stderr_tail(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::members;
 
     fn plan(script: &str, stderr: &str) -> LaunchPlan {
         LaunchPlan {
@@ -472,6 +486,22 @@ mod tests {
             "{stopped:?}"
         );
         assert!(members(root).is_empty());
+    }
+
+    #[test]
+    fn an_orphan_with_a_group_of_its_own_is_one_too() {
+        let script = "setsid sleep 60 & sleep 0.1; echo listening on http://127.0.0.1:1; \
+                      trap 'exit 0' TERM; wait";
+        let mut running = start(plan(script, "stray")).expect("it prints its address");
+        let living = running.living();
+        assert_eq!(living.len(), 2, "{living:?}");
+        let stopped = running.stop(Duration::from_secs(5));
+        assert!(
+            stopped.faults[0].contains("left processes behind"),
+            "{stopped:?}"
+        );
+        let alive = |pid: &i32| host::parent_and_group(*pid).is_some();
+        assert!(!living.iter().any(alive), "{living:?} are not all killed");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -33,6 +33,8 @@ struct Shared {
     upstream: SocketAddr,
     silent: AtomicBool,
     stopping: AtomicBool,
+    /// Clients so far.
+    accepted: AtomicU32,
     /// Both ends of every connection so far; closed ones do no harm.
     ends: Mutex<Vec<TcpStream>>,
 }
@@ -49,6 +51,7 @@ impl Proxy {
             upstream,
             silent: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            accepted: AtomicU32::new(0),
             ends: Mutex::new(Vec::new()),
         });
         let accepting = Arc::clone(&shared);
@@ -66,6 +69,12 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many connections it has accepted so far.
+    #[must_use]
+    pub fn accepted(&self) -> u32 {
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     /// Passes nothing on any more, in either direction and for new connections as well. What is
@@ -117,6 +126,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.is_stopping() {
             return;
         }
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
         // A broker that refuses looks the same through the proxy: the connection ends at once.
         if let Err(error) = client.and_then(|client| join_ends(client, shared)) {
             log::debug!("proxy: {error}");
@@ -226,5 +236,6 @@ mod tests {
         let mut second = client(&proxy, Duration::from_secs(5));
         second.write_all(b"b").expect("connected");
         second.read_exact(&mut [0]).expect("passed on");
+        assert_eq!(proxy.accepted(), 2);
     }
 }

@@ -12,6 +12,7 @@ use contract::{QueueType, amqp::INGEST_QUEUE};
 use threeways::{
     amqp::{BasicProperties, Confirm, Message, Session},
     broker::{self, Broker, Error, Options},
+    host,
 };
 
 /// Folder for the tests' nodes, set when the tests run again as another user.
@@ -61,15 +62,8 @@ fn publish(broker: &Broker, count: usize) {
 }
 
 fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .trim_start()
-        .chars()
-        .next();
-    state.is_some_and(|state| state != 'Z')
+    let pid = i32::try_from(pid).expect("process ids are positive i32");
+    host::parent_and_group(pid).is_some()
 }
 
 #[test]

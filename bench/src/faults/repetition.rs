@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use contract::QueueType;
 use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
 use super::account::{Remains, account, missing};
@@ -37,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What all repetitions of a run stand on.
 #[derive(Debug)]
 pub struct Ground<'a> {
-    /// The broker; its queues are emptied, and a private node is disturbed as a whole.
+    /// The broker, its queues empty; a private node is disturbed as a whole.
     pub broker: &'a mut Broker,
     /// A folder for the subjects' stderr and the faults' own files; it must exist.
     pub scratch: &'a Path,
@@ -83,7 +82,6 @@ fn attempt(
     cause: &mut dyn Cause,
     record: &mut Repetition,
 ) -> anyhow::Result<()> {
-    ground.broker.reset(QueueType::Quorum)?;
     let mut setup = Setup {
         broker: ground.broker,
         model: &subject.subject.model,

@@ -71,6 +71,9 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
         ..broker::Options::from_environment(root.clone())
     };
     let mut brokers = lanes::brokers(options.lanes, &broker_options, own_broker)?;
+    for broker in &brokers {
+        broker.reset(QueueType::Quorum)?;
+    }
     let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
     let repetitions = options
         .repetitions
@@ -253,7 +256,7 @@ fn perform_all(
     performed
 }
 
-/// Leaves a broker that works, and says what was wrong with it if it had to be replaced.
+/// Leaves a broker that works and whose queues are empty, and says what was wrong with it if it had to be replaced.
 ///
 /// A repetition that was given up in the middle may have left it killed. And RabbitMQ 3.10 may come
 /// back from a SIGKILL with a quorum queue that never elects a leader ("leader call - leader not

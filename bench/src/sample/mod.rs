@@ -3,7 +3,7 @@
 mod process_tree;
 mod progress;
 
-pub use process_tree::{ProcessTree, members};
+pub use process_tree::{Family, ProcessTree, members};
 pub use progress::{Progress, drain, read_metric, watch_drain};
 
 use std::sync::atomic::{AtomicBool, Ordering};

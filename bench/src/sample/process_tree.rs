@@ -37,6 +37,35 @@ pub fn members(root: i32) -> Vec<i32> {
     }
 }
 
+/// The processes of a tree for as long as they live.
+///
+/// One that was seen once is found again when its parent has ended, although it then has another
+/// parent and may have a process group of its own, so that [`members`] knows nothing of it.
+#[derive(Debug)]
+pub struct Family {
+    root: i32,
+    seen: BTreeSet<i32>,
+}
+
+impl Family {
+    /// The tree below `root`; who is in it shows at the first look.
+    #[must_use]
+    pub fn new(root: i32) -> Self {
+        Self {
+            root,
+            seen: BTreeSet::new(),
+        }
+    }
+
+    /// Those of the tree, and of the tree at any earlier look, that live.
+    pub fn living(&mut self) -> Vec<i32> {
+        self.seen.extend(members(self.root));
+        self.seen
+            .retain(|pid| host::parent_and_group(*pid).is_some());
+        self.seen.iter().copied().collect()
+    }
+}
+
 /// Counters of one thread.
 #[derive(Debug, Clone, Copy, Default)]
 struct Task {

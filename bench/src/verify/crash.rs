@@ -90,25 +90,15 @@ fn check_others(context: &Context<'_>, scene: &Scene, n: usize) -> anyhow::Resul
 }
 
 fn parent(context: &mut Context<'_>) -> anyhow::Result<()> {
-    let scene = Scene::start(context, &[])?;
+    let mut scene = Scene::start(context, &[])?;
     for kind in ["cpu", "blocking"] {
         let body = json!({"kind": kind, "duration_ms": 60_000}).to_string();
         expect_status(kind, &scene.post("/api/v1/jobs", &body)?, 202)?;
     }
-    // Before the kill: an orphan has another parent, and by that nobody would find it.
-    let all = scene.pids();
+    // Before the kill as well: an orphan has another parent, and by that nobody would find it.
+    scene.living();
     scene.signal(Signal::KILL)?;
     eventually("every process is gone", ORPHAN_LIMIT, || {
-        Ok(!all.iter().any(|pid| runs(*pid)))
+        Ok(scene.living().is_empty())
     })
-}
-
-/// Whether a process runs; a zombie, which only waits to be asked for, does not.
-fn runs(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat
-        .rsplit(") ")
-        .next()
-        .and_then(|rest| rest.chars().next());
-    state.is_some_and(|state| state != 'Z')
 }

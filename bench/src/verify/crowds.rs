@@ -33,6 +33,9 @@ pub(super) const CASES: &[Case] = &[
     ),
 ];
 
+/// Longest time to answer the burst: some hundred times what it takes, and less than the second
+/// after which a pool that is full makes room.
+const BURST_LIMIT: Duration = Duration::from_secs(1);
 /// Idle connections.
 const IDLE: usize = 1_000;
 /// Limit of connections of its case.
@@ -48,6 +51,7 @@ const DESCRIPTORS: u64 = 64;
 fn burst(context: &mut Context<'_>) -> anyhow::Result<()> {
     let scene = Scene::start(context, &[])?;
     let request = Request::new("GET", "/healthz").bytes(scene.address);
+    let mut fastest = Duration::MAX;
     for round in 1..=3 {
         let started = Instant::now();
         // All open before the first is answered, and none closed before the last is: a pool that
@@ -68,8 +72,13 @@ fn burst(context: &mut Context<'_>) -> anyhow::Result<()> {
             answered == 64,
             "round {round}: {answered} of 64 answered within {took:?}"
         );
-        ensure!(took < Duration::from_secs(5), "round {round} took {took:?}");
+        fastest = fastest.min(took);
     }
+    // A machine may be busy in one round; a pool that must be waited for is so in all of them.
+    ensure!(
+        fastest < BURST_LIMIT,
+        "the fastest round took {fastest:?}: some connections wait for others to end"
+    );
     scene.stop()
 }
 

@@ -19,9 +19,10 @@ use super::{
     Context, Target,
     case::{Case, eventually, expect_between, expect_status},
     framing::post_head,
-    scene::{Scene, event},
+    scene::{Scene, asking, event},
 };
 use crate::{
+    amqp::DIRECT_REPLY_TO,
     device::Simulator,
     http::{Client, Request},
 };
@@ -68,6 +69,8 @@ pub(super) const CASES: &[Case] = &[
 const END_LIMIT: Duration = Duration::from_secs(12);
 /// Time until every process of a service is at work, and a request where it is going.
 const SETTLED: Duration = Duration::from_millis(300);
+/// Longest wait for a reply that was sent before its service ended.
+const REPLIES_LIMIT: Duration = Duration::from_millis(300);
 /// A command that the device keeps waiting.
 const COMMAND: &[u8] = br#"{"command":"slow"}"#;
 
@@ -138,30 +141,52 @@ fn stop_busy(context: &mut Context<'_>) -> anyhow::Result<()> {
 
 fn announced_end(context: &mut Context<'_>) -> anyhow::Result<()> {
     let (_device, address) = simulator(Duration::from_millis(500))?;
-    let scene = Scene::start_empty(context, &[("BC_DEVICE_ADDR", &address)])?;
-    let mut client = commander(&scene)?;
-    std::thread::sleep(Duration::from_millis(150));
-    scene.terminate()?;
-    let response = client.receive(false)?;
-    ensure!(
-        !response.keep_alive,
-        "the answer has no Connection: close, so the client sends on into a closed connection"
-    );
-    scene.ends_with(0, END_LIMIT)
+    // Within the delay as well: a client that leaves then meets no closed connection later.
+    for delay in ["0", "1"] {
+        let env = [("BC_DEVICE_ADDR", &*address), ("BC_DRAIN_DELAY_S", delay)];
+        let scene = Scene::start_empty(context, &env)?;
+        let mut client = commander(&scene)?;
+        std::thread::sleep(Duration::from_millis(150));
+        scene.terminate()?;
+        let response = client.receive(false)?;
+        ensure!(
+            !response.keep_alive,
+            "with a drain delay of {delay} s the answer has no Connection: close, so the client \
+             sends on into a closed connection"
+        );
+        scene.ends_with(0, END_LIMIT)?;
+    }
+    Ok(())
 }
 
 fn stop_in_stream(context: &mut Context<'_>) -> anyhow::Result<()> {
     context.broker.reset(QueueType::Quorum)?;
     let count = 3_000;
-    let events =
-        (0..count).map(|n| event(&format!("k-{}", n % 7), &format!("t-{n}"), &json!({"n": n})));
-    let batch = context.broker.session()?.publish_batch(events)?;
+    let events = (0..count).map(|n| {
+        let (key, id) = (format!("k-{}", n % 7), format!("t-{n}"));
+        asking(&event(&key, &id, &json!({"n": n})))
+    });
+    let mut session = context.broker.session()?;
+    session.consume(DIRECT_REPLY_TO, true)?;
+    let batch = session.publish_batch(events)?;
     ensure!(batch.acked == count, "the broker took {batch:?}");
     let scene = Scene::start(context, &[])?;
     scene.stop()?;
+    let left = context.broker.depth(INGEST_QUEUE)?;
+    let mut answered = 0;
+    while session.next_delivery(REPLIES_LIMIT)?.is_some() {
+        answered += 1;
+    }
+    ensure!(
+        answered > 0,
+        "no event was answered: the case shows nothing"
+    );
+    ensure!(
+        answered + u64::from(left) <= count,
+        "{answered} of {count} were answered and so finished, yet {left} are queued again"
+    );
     // A second instance finishes the rest: nothing may be missing, and what was acked by the
     // first must not come again.
-    let left = context.broker.depth(INGEST_QUEUE)?;
     let scene = Scene::start(context, &[])?;
     eventually("the rest is acked", Duration::from_secs(15), || {
         Ok(scene.deliveries("ok")? >= f64::from(left))

@@ -109,11 +109,12 @@ impl Scene {
     pub(super) fn await_exit(&mut self, limit: Duration) -> anyhow::Result<i32> {
         let mut code = None;
         eventually("it ends", limit, || {
+            self.living();
             code = self.exit_code();
             Ok(code.is_some())
         })?;
         eventually("no process is left", ORPHAN_LIMIT, || {
-            Ok(self.pids().is_empty())
+            Ok(self.living().is_empty())
         })?;
         code.context("waited for above")
     }
@@ -147,6 +148,11 @@ impl Scene {
     /// Every process of it that runs.
     pub(super) fn pids(&self) -> Vec<i32> {
         members(self.root())
+    }
+
+    /// Every process of it that lives, orphans that were seen before included.
+    pub(super) fn living(&mut self) -> Vec<i32> {
+        self.running.living()
     }
 
     /// Its exit code if it ended; 128 after a signal.
@@ -305,7 +311,7 @@ impl Asker {
 }
 
 /// The message with a request for a reply that has the message's id.
-fn asking(message: &Message) -> Message {
+pub(super) fn asking(message: &Message) -> Message {
     let id = message.properties.message_id().clone().unwrap_or_default();
     let mut message = message.clone();
     message.properties = message

@@ -46,23 +46,33 @@ const ROUNDS: usize = 24;
 
 /// How workers tell of new connections.
 ///
-/// A bit per remote port: a worker reads it with every request and writes it once per connection,
-/// so that the line stays shared between the cores and costs next to nothing.
+/// A bit per remote port: a worker reads it with every request and writes it once per connection
+/// and look, so that the line stays shared between the cores and costs next to nothing.
 pub struct Watch {
-    ports: Box<[AtomicU64]>,
+    /// Ports that sent a request since the last look.
+    recent: Ports,
+    /// Ports that did between the two looks before: a connection that goes on sending is not new.
+    before: Ports,
     /// Remote port of the probe, which is not to be counted as a request.
     probe: AtomicU16,
     new: Sender<()>,
 }
+
+type Ports = Box<[AtomicU64]>;
 
 /// A watch, and what gets ready when it has seen a new connection.
 #[must_use]
 pub fn watch() -> (Watch, Receiver<()>) {
     // Room for one message: it says "something is new", and saying it twice adds nothing.
     let (new, seen) = bounded(1);
-    let ports = (0..1024).map(|_| AtomicU64::new(0)).collect();
-    let probe = AtomicU16::new(0);
-    (Watch { ports, probe, new }, seen)
+    let ports = || (0..1024).map(|_| AtomicU64::new(0)).collect();
+    let watch = Watch {
+        recent: ports(),
+        before: ports(),
+        probe: AtomicU16::new(0),
+        new,
+    };
+    (watch, seen)
 }
 
 impl Watch {
@@ -74,10 +84,13 @@ impl Watch {
         if port == self.probe.load(Ordering::Relaxed) {
             return true;
         }
-        let (word, bit) = (&self.ports[usize::from(port / 64)], 1 << (port % 64));
-        if word.load(Ordering::Relaxed) & bit == 0 {
-            word.fetch_or(bit, Ordering::Relaxed);
-            self.alert();
+        let (word, bit) = (usize::from(port / 64), 1 << (port % 64));
+        let lacks = |ports: &Ports| ports[word].load(Ordering::Relaxed) & bit == 0;
+        if lacks(&self.recent) {
+            self.recent[word].fetch_or(bit, Ordering::Relaxed);
+            if lacks(&self.before) {
+                self.alert();
+            }
         }
         false
     }
@@ -87,10 +100,10 @@ impl Watch {
         let _ = self.new.try_send(());
     }
 
-    /// Forgets all connections: ports are used again.
+    /// Forgets the connections that sent nothing since the last look: ports are used again.
     fn forget(&self) {
-        for word in &self.ports {
-            word.store(0, Ordering::Relaxed);
+        for (recent, before) in self.recent.iter().zip(&self.before) {
+            before.store(recent.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         }
     }
 }
@@ -228,4 +241,35 @@ fn ask(
     }
     log::info!("{nudges} nudges did not get the own port to answer: busy?");
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn a_connection_that_goes_on_sending_is_new_once() {
+        let (watch, seen) = watch();
+        for look in 0..3 {
+            assert!(!watch.is_probe(Some(&client(5_000))));
+            assert_eq!(seen.try_recv().is_ok(), look == 0, "look {look}");
+            watch.forget();
+        }
+    }
+
+    #[test]
+    fn a_port_that_was_silent_for_two_looks_may_be_somebody_else_s() {
+        let (watch, seen) = watch();
+        watch.is_probe(Some(&client(5_000)));
+        watch.is_probe(Some(&client(5_001)));
+        assert!(seen.try_recv().is_ok());
+        watch.forget();
+        watch.forget();
+        watch.is_probe(Some(&client(5_000)));
+        assert!(seen.try_recv().is_ok());
+    }
 }
