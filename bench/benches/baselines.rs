@@ -32,7 +32,7 @@ use threeways::{
     subject::{self, BuiltSubject},
 };
 
-#[path = "baselines/figures.rs"]
+#[path = "turns/figures.rs"]
 mod figures;
 use figures::{Figure, add, median, table};
 
@@ -373,13 +373,10 @@ fn end(running: Running) -> Result<()> {
     Ok(())
 }
 
-/// Runs the load on a thread of its own: it pins itself.
+/// Runs the load shortly after now.
 fn drive(generator: Generator) -> LoadResult {
     let start = Instant::now() + Duration::from_millis(10);
-    let run = move || generator.run(start, &AtomicBool::new(false));
-    std::thread::spawn(run)
-        .join()
-        .expect("the generator never panics")
+    generator.run_apart(start, &AtomicBool::new(false))
 }
 
 /// Median time of an answer of about 20 KB.
@@ -435,11 +432,7 @@ fn ceiling(running: &Running) -> Result<f64> {
         timeout: Duration::from_secs(2),
         cpu: host::instrument_cpu(Layout::Isolated),
     })?;
-    let start = Instant::now() + Duration::from_millis(10);
-    let run = move || generator.run(start, &AtomicBool::new(false));
-    let result = std::thread::spawn(run)
-        .join()
-        .expect("the generator never panics");
+    let result = drive(generator);
     let counts = &result.operations[&Kind::Rest];
     ensure!(
         counts.wrong + counts.failed + counts.timed_out == 0,

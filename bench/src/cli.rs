@@ -1,6 +1,7 @@
-//! The command line: verbs, options, and which exit code tells what.
+//! The command line: verbs, and which exit code tells what.
 
-use std::net::SocketAddr;
+mod args;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,20 +9,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 
+use crate::analyse::analyse;
+use crate::analyse::change::{ChangeVerdict, Changes};
 use crate::broker;
 use crate::device::Simulator;
 use crate::faults;
 use crate::host;
 use crate::pipeline::{
-    self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport, Suite, VerifyOptions,
+    self, CampaignOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
+    VerifyOptions,
 };
 use crate::profile::ProfileName;
+use crate::report;
 use crate::run_dir::RunDir;
 use crate::scenario::{self, DefinitionError};
 use crate::subject;
 use crate::verify;
+
+use args::{BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, ReportArgs, Verb, VerifyArgs};
 
 /// A run was invalid, or a verification failed.
 const EXIT_FAULTY: u8 = 1;
@@ -31,126 +38,6 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_ENVIRONMENT: u8 = 3;
 /// Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
-
-/// Compares one service in three concurrency models.
-#[derive(Debug, Parser)]
-#[command(
-    name = "threeways",
-    version,
-    after_help = "Exit codes: 0 done (the report says which launches are \
-valid); 1 a subject gave wrong answers, lost messages, died or failed a case; 2 usage or configuration; 3 no broker, build or folder; \
-130 interrupted."
-)]
-struct Cli {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
-#[derive(Debug, Subcommand)]
-enum Verb {
-    /// Measure subjects in scenarios and write a report.
-    Run(RunArgs),
-    /// Run the black-box suite against subjects.
-    Verify(VerifyArgs),
-    /// Build the report of a run folder again: the same bytes each time.
-    Report(ReportArgs),
-    /// List subjects, scenarios and profiles.
-    List,
-    /// Start, stop or show the broker.
-    Broker {
-        #[command(subcommand)]
-        verb: BrokerVerb,
-    },
-    /// Simulate the device: answer each line after a latency, until Ctrl-C.
-    Device(DeviceArgs),
-}
-
-#[derive(Debug, Args)]
-struct RunArgs {
-    /// How thorough: smoke (3 blocks, 90 s), standard (10 blocks, 20 min) or full (20 blocks).
-    #[arg(long, value_enum, default_value = "smoke")]
-    profile: ProfileName,
-    /// Scenario to run; may be repeated, but `faults` only alone [default: those marked as default].
-    #[arg(long = "scenario", value_name = "NAME")]
-    scenarios: Vec<String>,
-    /// Subject to measure; may be repeated [default: those marked as default].
-    #[arg(long = "subject", value_name = "NAME")]
-    subjects: Vec<String>,
-    /// Blocks, each with one launch of every subject in every cell [default: by the profile].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    blocks: Option<u32>,
-    /// Repetitions of every fault, only with `--scenario faults` [default: 1, 5 or 20 by the profile].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    repetitions: Option<u32>,
-    /// Repetitions at a time, only with `--scenario faults`; more than one takes a private node each
-    /// whatever AMQP_URL says, saves time, and lets each disturb the others' recovery [default: 1].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
-    lanes: Option<u32>,
-    /// Fault to cause, only with `--scenario faults`; may be repeated [default: all].
-    #[arg(long = "fault", value_name = "NAME")]
-    faults: Vec<String>,
-    /// Seed of orders and schedules [default: the clock, in seconds].
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Empty the queues of a broker that was not started here.
-    #[arg(long)]
-    purge: bool,
-    /// Folder that gets the run's folder [default: results in the workspace].
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct VerifyArgs {
-    /// Subject to verify; may be repeated [default: those marked as default].
-    #[arg(long = "subject", value_name = "NAME")]
-    subjects: Vec<String>,
-    /// Only cases whose name contains this text.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    case: String,
-    /// Subjects at a time; more than one takes a private node each, whatever AMQP_URL says, and lets
-    /// each disturb the times of the others.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
-    lanes: u32,
-    /// Also write the results as JUnit XML.
-    #[arg(long, value_name = "FILE")]
-    junit: Option<PathBuf>,
-    /// Only list the cases with their class.
-    #[arg(long)]
-    list: bool,
-    /// Empty the queues of a broker that was not started here.
-    #[arg(long)]
-    purge: bool,
-}
-
-#[derive(Debug, Args)]
-struct ReportArgs {
-    /// Run folder, such as results/20260102T030405Z-smoke.
-    run: PathBuf,
-    /// Also put the answer between the markers of this file.
-    #[arg(long, value_name = "FILE")]
-    readme: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-enum BrokerVerb {
-    /// Make sure that a broker runs, and leave it running.
-    Up,
-    /// Stop the broker that `up` started.
-    Down,
-    /// Show what runs.
-    Status,
-}
-
-#[derive(Debug, Args)]
-struct DeviceArgs {
-    /// Wait before each answer, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 10)]
-    latency_ms: u64,
-    /// Address to listen on; port 0 picks a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8870")]
-    listen: SocketAddr,
-}
 
 /// Parses the process's arguments, does what they say, and tells how it went.
 #[must_use]
@@ -208,61 +95,12 @@ fn perform(verb: Verb) -> anyhow::Result<u8> {
             None => run(&args.into()),
         },
         Verb::Verify(args) => verify(&args),
+        Verb::Compare(args) => compare(&args),
+        Verb::Doctor(args) => doctor(&args),
         Verb::Report(args) => report(&args),
         Verb::List => list(),
         Verb::Broker { verb } => broker(&verb),
         Verb::Device(args) => device(&args),
-    }
-}
-
-impl RunArgs {
-    fn is_campaign(&self) -> bool {
-        self.scenarios.iter().any(|name| name == faults::NAME)
-    }
-
-    /// What does not go together.
-    fn misfit(&self) -> Option<&'static str> {
-        let only_there =
-            self.repetitions.is_some() || self.lanes.is_some() || !self.faults.is_empty();
-        match self.is_campaign() {
-            true if self.scenarios.len() > 1 => Some("`--scenario faults` goes alone"),
-            true if self.blocks.is_some() => {
-                Some("`--scenario faults` has no blocks; use --repetitions")
-            }
-            false if only_there => {
-                Some("--repetitions, --lanes and --fault belong to `--scenario faults`")
-            }
-            _ => None,
-        }
-    }
-}
-
-impl From<RunArgs> for CampaignOptions {
-    fn from(args: RunArgs) -> Self {
-        Self {
-            profile: args.profile,
-            faults: args.faults,
-            subjects: args.subjects,
-            repetitions: args.repetitions,
-            lanes: args.lanes.unwrap_or(1),
-            seed: args.seed,
-            purge: args.purge,
-            out: args.out,
-        }
-    }
-}
-
-impl From<RunArgs> for RunOptions {
-    fn from(args: RunArgs) -> Self {
-        Self {
-            profile: args.profile,
-            scenarios: args.scenarios,
-            subjects: args.subjects,
-            blocks: args.blocks,
-            seed: args.seed,
-            purge: args.purge,
-            out: args.out,
-        }
     }
 }
 
@@ -331,6 +169,53 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
         true => EXIT_FAULTY,
         false if interrupt.load(Ordering::Relaxed) => EXIT_INTERRUPTED,
         false => 0,
+    })
+}
+
+fn compare(args: &CompareArgs) -> anyhow::Result<u8> {
+    let summary = |path: &Path| -> anyhow::Result<_> {
+        let run = RunDir::open(path)?;
+        anyhow::ensure!(
+            !run.path().join(faults::FILE).exists(),
+            "{} is a fault campaign; compare the runs of comparisons",
+            path.display()
+        );
+        Ok(analyse(&pipeline::read_run(&run)?))
+    };
+    let (before, after) = (summary(&args.before)?, summary(&args.after)?);
+    let changes = Changes::of(&before, &after, args.threshold / 100.0);
+    anyhow::ensure!(
+        !changes.changes.is_empty(),
+        "the two runs have no figure in common; name runs of the same scenarios"
+    );
+    print!("{}", report::change::text(&changes));
+    Ok(match changes.with(ChangeVerdict::Worse).count() {
+        0 => 0,
+        _ => EXIT_FAULTY,
+    })
+}
+
+fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    let options = DoctorOptions {
+        quick: args.quick,
+        with_broker: !args.no_broker,
+        purge: args.purge,
+    };
+    let examination = pipeline::doctor(&options, &interrupt)?;
+    let write = |file: &Option<PathBuf>, text: &dyn Fn() -> String| match file {
+        Some(file) => {
+            std::fs::write(file, text()).with_context(|| format!("cannot write {}", file.display()))
+        }
+        None => Ok(()),
+    };
+    write(&args.json, &|| report::doctor::json(&examination))?;
+    write(&args.page, &|| report::doctor::page(&examination))?;
+    print!("{}", report::doctor::text(&examination));
+    Ok(match examination.holds() {
+        true => 0,
+        false if examination.interrupted => EXIT_INTERRUPTED,
+        false => EXIT_FAULTY,
     })
 }
 

@@ -8,6 +8,7 @@
 pub mod amqp;
 pub mod analyse;
 pub mod broker;
+pub mod calibrate;
 pub mod cli;
 pub mod device;
 pub mod faults;
@@ -24,4 +25,5 @@ pub mod run_dir;
 pub mod sample;
 pub mod scenario;
 pub mod subject;
+pub mod truth;
 pub mod verify;

@@ -3,6 +3,7 @@
 //! `broker → build → quiet → (launch → verify → load ∥ sample → stop → write)* → analyse → report`.
 
 mod campaign;
+mod doctor;
 mod inquiry;
 mod lanes;
 mod measurement;
@@ -31,6 +32,7 @@ use crate::subject::{self, BuildError, BuiltSubject, Subject};
 use crate::{host, report};
 
 pub use campaign::{CampaignOptions, campaign};
+pub use doctor::{DoctorOptions, doctor};
 use measurement::{Bench, Task};
 use plan::Slot;
 use progress::Progress;
@@ -147,7 +149,11 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
     let mut broker = broker::acquire(&broker_options)?;
     pin_broker(&mut broker, &cells)?;
     let visit = Visit::begin(&broker)?;
-    let built = build(&subjects, &root, interrupt)?;
+    let mut built = build(&subjects, &root, interrupt)?;
+    let wants_twin = |cell: &Cell| cell.scenario.twin;
+    if let Some(first) = built.first().filter(|_| cells.iter().any(wants_twin)) {
+        built.push(first.twin());
+    }
     let device = start_device()?;
     let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
     let profile = options.profile.profile();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the method; results of different versions are not comparable.
-pub const METHOD_VERSION: u32 = 1;
+pub const METHOD_VERSION: u32 = 2;
 /// Folder of the launches in a run folder.
 pub const LAUNCHES: &str = "launches";
 
@@ -159,6 +159,9 @@ pub struct GeneratorFacts {
     /// Share of the window in which the generator's thread was on a core and not
     /// merely spinning towards the next send.
     pub busy_ratio: f64,
+    /// Share of the window in which it polled towards the next send: the price of punctuality.
+    #[serde(default)]
+    pub polling_ratio: f64,
     /// Share of the window in which it was runnable but waiting for a core.
     pub wait_ratio: f64,
     /// Highest number of operations in flight at once.
@@ -330,6 +333,20 @@ pub struct BrokerFacts {
     pub pinned: bool,
 }
 
+impl Manifest {
+    /// The subjects that are compared; a twin is not.
+    pub fn compared(&self) -> impl Iterator<Item = &SubjectFacts> {
+        self.subjects.iter().filter(|it| it.twin_of.is_none())
+    }
+
+    /// The second name of a subject and its first one.
+    #[must_use]
+    pub fn twin(&self) -> Option<(&str, &str)> {
+        let twin = self.subjects.iter().find(|it| it.twin_of.is_some())?;
+        Some((&twin.name, twin.twin_of.as_deref()?))
+    }
+}
+
 /// One subject as it was built.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubjectFacts {
@@ -345,6 +362,10 @@ pub struct SubjectFacts {
     pub binary_bytes: u64,
     /// Output of `cargo tree -e features` for the package.
     pub features: Vec<String>,
+    /// The subject whose second name this is: the two are compared as if they were different, and
+    /// what differs is the noise floor (an A/A comparison).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin_of: Option<String>,
 }
 
 /// One cell: a scenario with one value of its axis.

@@ -133,6 +133,9 @@ pub struct Scenario {
     /// Whether `run` measures it when no scenario is named.
     #[serde(default = "yes")]
     pub default: bool,
+    /// Whether the first subject is measured under a second name as well: the noise floor.
+    #[serde(default)]
+    pub twin: bool,
     /// Lengths by profile; every profile is needed.
     pub durations: BTreeMap<ProfileName, Durations>,
 }

@@ -185,7 +185,33 @@ impl Subject {
                 .collect(),
             binary_bytes: std::fs::metadata(executable).map_or(0, |metadata| metadata.len()),
             features: feature_tree(workspace, &self.package),
+            twin_of: None,
         }
+    }
+}
+
+impl BuiltSubject {
+    /// The same subject under a second name.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        let mut twin = self.clone();
+        let name = format!("{}-twin", self.subject.name);
+        let title = format!("{} (twin)", self.subject.title);
+        twin.subject.name.clone_from(&name);
+        twin.subject.title.clone_from(&title);
+        twin.facts = SubjectFacts {
+            name,
+            title,
+            twin_of: Some(self.subject.name.clone()),
+            ..twin.facts
+        };
+        twin
+    }
+
+    /// Whether this is a second name.
+    #[must_use]
+    pub fn is_twin(&self) -> bool {
+        self.facts.twin_of.is_some()
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gates::Standing;
 use super::metric::{Better, Metric, Reading, needed_for, tag};
-use super::statistics::{Interval, PairedRatio, median_over_blocks, paired_ratio, seed_for};
+use super::statistics::{Interval, RatioEstimate, median_over_blocks, paired_ratio, seed_for};
 use super::{LaunchData, LaunchSummary};
 use crate::record::{CellFacts, Manifest};
 
@@ -34,6 +34,10 @@ pub struct Comparison {
     pub rows: BTreeMap<String, Row>,
     /// Ratios `subject / other`, each pair once; none if the metric is not ranked.
     pub ratios: Vec<Pair>,
+    /// Ratio of one subject to itself under a second name, if it had one here: the noise floor. A
+    /// difference within its interval is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<RatioEstimate>,
     /// What may be said.
     pub verdict: Verdict,
 }
@@ -75,7 +79,7 @@ pub struct Pair {
     /// Denominator.
     pub other: String,
     /// The ratio.
-    pub estimate: PairedRatio,
+    pub estimate: RatioEstimate,
 }
 
 /// What a metric of a cell says about its subjects.
@@ -128,25 +132,40 @@ impl Comparison {
     fn of(manifest: &Manifest, cell: &str, metric: Metric, launches: &[Judged]) -> Comparison {
         let name = serde_json::to_string(&metric).expect("a unit variant is always serialisable");
         let seed = |rest: &[&str]| seed_for(manifest.seed, &[&[cell, &name], rest].concat());
-        let rows: BTreeMap<String, Row> = subjects(launches)
+        let mut rows: BTreeMap<String, Row> = subjects(launches)
             .into_iter()
             .filter_map(|s| Some((s.to_owned(), Row::of(s, metric, launches, seed(&[s]))?)))
             .collect();
-        let ratios = match metric.better() {
-            Better::Neither => Vec::new(),
-            Better::Lower | Better::Higher => pairs(metric, &rows, seed),
+        let twin = manifest.twin().and_then(|(twin, original)| {
+            let (twin_row, original_row) = (rows.remove(twin)?, rows.get(original)?);
+            let pairs = shared_blocks(metric, &twin_row, original_row);
+            paired_ratio(&pairs, seed(&[twin, original]))
+        });
+        let is_ranked = metric.better() != Better::Neither;
+        let ratios = if is_ranked {
+            pairs(metric, &rows, seed)
+        } else {
+            Vec::new()
         };
-        let verdict = verdict(metric, &rows, &ratios);
-        Comparison {
+        let mut comparison = Comparison {
             metric,
             rows,
             ratios,
-            verdict,
-        }
+            floor: twin.filter(|_| is_ranked),
+            verdict: Verdict::NotRanked,
+        };
+        comparison.verdict = verdict(&comparison);
+        comparison
+    }
+
+    /// Whether a ratio of two subjects is decided and beyond the noise floor.
+    pub fn tells_apart(&self, ratio: RatioEstimate) -> bool {
+        let floor = self.floor.map_or(0.0, |floor| floor.reach());
+        ratio.is_decided() && ratio.ratio.ln().abs() > floor
     }
 
     /// The ratio `subject / other`, whichever way round it is stored.
-    pub fn ratio(&self, subject: &str, other: &str) -> Option<PairedRatio> {
+    pub fn ratio(&self, subject: &str, other: &str) -> Option<RatioEstimate> {
         find_ratio(&self.ratios, subject, other)
     }
 
@@ -157,6 +176,14 @@ impl Comparison {
             Verdict::Winner { subject } if subjects.iter().all(has_figure) => Some(subject),
             _ => None,
         }
+    }
+
+    /// The usable values of a subject, one for each block.
+    pub fn values(&self, subject: &str) -> Vec<f64> {
+        let row = self.rows.get(subject);
+        row.map_or_else(Vec::new, |row| {
+            by_block(self.metric, &row.blocks).into_values().collect()
+        })
     }
 
     /// Subjects with a median, the best first (the smallest, where nothing is better).
@@ -232,12 +259,13 @@ fn pooled<'a>(metric: Metric, launches: impl Iterator<Item = &'a Judged<'a>>) ->
         .map(|sum| sum.value_at_quantile(quantile) as f64)
 }
 
-/// Subjects of the cell according to the order, whose entries are `cell subject`.
+/// Subjects of the cell according to the order, whose entries are `cell subject`; without a twin.
 fn planned(manifest: &Manifest, cell: &str) -> Vec<String> {
     let entries = manifest.order.iter().flatten();
+    let twin = manifest.twin().map(|(twin, _)| twin);
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.split_once(' '))
-        .filter(|(name, _)| *name == cell)
+        .filter(|(name, subject)| *name == cell && Some(*subject) != twin)
         .map(|(_, subject)| subject.to_owned())
         .collect();
     names.sort_unstable();
@@ -279,7 +307,7 @@ fn shared_blocks(metric: Metric, a: &Row, b: &Row) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn find_ratio(ratios: &[Pair], subject: &str, other: &str) -> Option<PairedRatio> {
+fn find_ratio(ratios: &[Pair], subject: &str, other: &str) -> Option<RatioEstimate> {
     ratios.iter().find_map(|pair| {
         if pair.subject == subject && pair.other == other {
             Some(pair.estimate)
@@ -303,11 +331,11 @@ fn ranking(metric: Metric, rows: &BTreeMap<String, Row>) -> Vec<&str> {
     ranked.into_iter().map(|(name, _)| name).collect()
 }
 
-fn verdict(metric: Metric, rows: &BTreeMap<String, Row>, ratios: &[Pair]) -> Verdict {
-    if metric.better() == Better::Neither {
+fn verdict(comparison: &Comparison) -> Verdict {
+    if comparison.metric.better() == Better::Neither {
         return Verdict::NotRanked;
     }
-    let ranked = ranking(metric, rows);
+    let ranked = comparison.ranking();
     let Some((best, others)) = ranked
         .split_first()
         .filter(|(_, others)| !others.is_empty())
@@ -316,7 +344,7 @@ fn verdict(metric: Metric, rows: &BTreeMap<String, Row>, ratios: &[Pair]) -> Ver
     };
     let close: Vec<String> = others
         .iter()
-        .filter(|other| !is_better(metric, find_ratio(ratios, best, other)))
+        .filter(|other| !is_better(comparison, best, other))
         .map(|other| (*other).to_owned())
         .collect();
     let subject = (*best).to_owned();
@@ -328,8 +356,74 @@ fn verdict(metric: Metric, rows: &BTreeMap<String, Row>, ratios: &[Pair]) -> Ver
     }
 }
 
-/// Whether the ratio is decided, and in the direction that is better: paired means and
+/// Whether the two are told apart, and in the direction that is better: paired means and
 /// medians over different blocks may disagree.
-fn is_better(metric: Metric, ratio: Option<PairedRatio>) -> bool {
-    ratio.is_some_and(|r| r.is_decided() && (r.ratio < 1.0) == (metric.better() == Better::Lower))
+fn is_better(comparison: &Comparison, best: &str, other: &str) -> bool {
+    let lower = comparison.metric.better() == Better::Lower;
+    let ratio = comparison.ratio(best, other);
+    ratio.is_some_and(|r| comparison.tells_apart(r) && (r.ratio < 1.0) == lower)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyse::{RunData, analyse, synthetic};
+
+    /// The run with a twin of `async` whose CPU is beside its original's by a share of `noise` up
+    /// in every other block, and down in those between.
+    fn with_twin(mut run: RunData, noise: f64) -> RunData {
+        let originals = run.launches.clone();
+        for mut twin in originals
+            .into_iter()
+            .filter(|it| it.launch.subject == "async")
+        {
+            let sign = if twin.launch.block.is_multiple_of(2) {
+                1.0
+            } else {
+                -1.0
+            };
+            let cpu = &mut twin.launch.resources.cpu_ns;
+            *cpu = (*cpu as f64 * (1.0 + sign * noise)) as u64;
+            twin.launch.subject = "async-twin".into();
+            run.launches.push(twin);
+        }
+        let facts = run.manifest.subjects.iter().find(|it| it.name == "async");
+        let twin = crate::record::SubjectFacts {
+            name: "async-twin".into(),
+            twin_of: Some("async".into()),
+            ..facts.expect("a subject").clone()
+        };
+        run.manifest.subjects.push(twin);
+        run
+    }
+
+    fn cpu(run: &RunData) -> Comparison {
+        let summary = analyse(run);
+        let mut cells = summary.cells.iter();
+        let cell = cells.find(|cell| cell.facts.scenario == "steady-mixed");
+        let cell = cell.expect("the run has it");
+        let found = cell.comparison(Metric::CpuPerOperation);
+        found.expect("it has a load").clone()
+    }
+
+    #[test]
+    fn a_twin_makes_the_floor_and_is_not_compared() {
+        let comparison = cpu(&with_twin(synthetic::run(8), 0.01));
+        let floor = comparison.floor.expect("the twin ran in every block");
+        assert!(floor.reach() > 0.001 && floor.reach() < 0.02, "{floor:?}");
+        assert!(!comparison.rows.contains_key("async-twin"));
+        assert_eq!(comparison.ratios.len(), 3);
+        assert!(matches!(comparison.verdict, Verdict::Winner { .. }));
+    }
+
+    #[test]
+    fn a_difference_within_the_floor_names_no_winner() {
+        let quiet = cpu(&synthetic::run(8));
+        assert!(matches!(quiet.verdict, Verdict::Winner { .. }));
+        let noisy = cpu(&with_twin(synthetic::run(8), 0.8));
+        assert!(
+            matches!(noisy.verdict, Verdict::NoDifference { .. }),
+            "{noisy:?}"
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! From a run folder's values to its summary: a pure function, repeatable from the folder.
 
+pub mod change;
 pub mod comparison;
 pub mod gates;
 pub mod metric;

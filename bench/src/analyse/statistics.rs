@@ -48,18 +48,18 @@ impl Interval {
     }
 }
 
-/// Ratio of one subject to another, paired by block.
+/// Ratio of one subject to another, or of one run to another.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PairedRatio {
-    /// Geometric mean over blocks of the ratio within the block.
+pub struct RatioEstimate {
+    /// Ratio of the geometric means over blocks; if paired, the geometric mean of the blocks' ratios.
     pub ratio: f64,
     /// 95 % confidence interval; absent with fewer than two blocks.
     pub interval: Option<Interval>,
-    /// Blocks in which both launches are valid.
+    /// Blocks in which both launches are valid; of two runs, those of the one that has fewer.
     pub blocks: usize,
 }
 
-impl PairedRatio {
+impl RatioEstimate {
     /// Whether the data tell the two apart: enough blocks, an interval without 1, and an
     /// effect of at least [`SMALLEST_EFFECT`] whichever way round the ratio is taken.
     pub fn is_decided(&self) -> bool {
@@ -68,9 +68,21 @@ impl PairedRatio {
             && self.interval.is_some_and(|i| !i.contains(1.0))
     }
 
+    /// How far from 1 the ratio may be, as the larger of the interval's logarithms; without an
+    /// interval that of the ratio itself.
+    #[must_use]
+    pub fn reach(&self) -> f64 {
+        let ends = self
+            .interval
+            .map_or([self.ratio; 2], |interval| [interval.low, interval.high]);
+        ends.map(|end| end.ln().abs())
+            .into_iter()
+            .fold(0.0, f64::max)
+    }
+
     /// The ratio seen from the other side.
-    pub fn inverse(&self) -> PairedRatio {
-        PairedRatio {
+    pub fn inverse(&self) -> RatioEstimate {
+        RatioEstimate {
             ratio: 1.0 / self.ratio,
             interval: self.interval.map(|i| Interval {
                 low: 1.0 / i.high,
@@ -116,16 +128,48 @@ pub fn median_over_blocks(values: &[f64], seed: u64) -> Option<(f64, Option<Inte
 /// The interval is the hull of the bootstrap's and Student's: with a handful of blocks the
 /// percentile bootstrap never leaves the range of the data and is therefore too narrow
 /// (three blocks that happen to agree in sign would always name a winner).
-pub fn paired_ratio(pairs: &[(f64, f64)], seed: u64) -> Option<PairedRatio> {
+pub fn paired_ratio(pairs: &[(f64, f64)], seed: u64) -> Option<RatioEstimate> {
     if pairs.is_empty() || pairs.iter().any(|&(a, b)| a <= 0.0 || b <= 0.0) {
         return None;
     }
     let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a / b).ln()).collect();
     let resampled = bootstrap(&logs, seed, |sample| mean(sample));
-    Some(PairedRatio {
+    Some(RatioEstimate {
         ratio: mean(&logs).exp(),
         interval: resampled.zip(student(&logs)).map(|(a, b)| a.hull(b).exp()),
         blocks: pairs.len(),
+    })
+}
+
+/// Ratio `a / b` of values of two runs, whose blocks have nothing to do with each other; `None`
+/// without a value on either side or with one that is not positive.
+///
+/// The interval is the hull of the bootstrap's over both runs and of Welch's ("The generalization of
+/// Student's problem when several different population variances are involved", 1947), for which
+/// the degrees of freedom of the shorter run are taken: they err on the wide side.
+pub fn independent_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<RatioEstimate> {
+    let blocks = a.len().min(b.len());
+    if blocks == 0 || a.iter().chain(b).any(|&value| value <= 0.0) {
+        return None;
+    }
+    let logs = |values: &[f64]| -> Vec<f64> { values.iter().map(|value| value.ln()).collect() };
+    let (a, b) = (logs(a), logs(b));
+    let difference = mean(&a) - mean(&b);
+    let interval = (blocks > 1).then(|| {
+        let (of_a, of_b) = (resampled_means(&a, seed), resampled_means(&b, !seed));
+        let mut differences: Vec<f64> = of_a.iter().zip(of_b).map(|(a, b)| a - b).collect();
+        let squared = squared_error(&a) + squared_error(&b);
+        let margin = student_t(blocks - 1) * squared.sqrt();
+        let welch = Interval {
+            low: difference - margin,
+            high: difference + margin,
+        };
+        percentiles(&mut differences).hull(welch).exp()
+    });
+    Some(RatioEstimate {
+        ratio: difference.exp(),
+        interval,
+        blocks,
     })
 }
 
@@ -140,15 +184,27 @@ fn count(values: &[f64]) -> f64 {
 /// Student's 95 % interval of the mean; `None` for fewer than two values.
 fn student(values: &[f64]) -> Option<Interval> {
     let freedom = values.len().checked_sub(1).filter(|&f| f > 0)?;
+    let (centre, margin) = (
+        mean(values),
+        student_t(freedom) * squared_error(values).sqrt(),
+    );
+    Some(Interval {
+        low: centre - margin,
+        high: centre + margin,
+    })
+}
+
+/// Squared standard error of the mean of at least two values.
+fn squared_error(values: &[f64]) -> f64 {
     let centre = mean(values);
     let squares: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
-    let error = (squares / (count(values) - 1.0) / count(values)).sqrt();
-    // Beyond the table the last entry is kept: it errs on the wide side.
-    let t = STUDENT_T[freedom.min(STUDENT_T.len()) - 1];
-    Some(Interval {
-        low: centre - t * error,
-        high: centre + t * error,
-    })
+    squares / (count(values) - 1.0) / count(values)
+}
+
+/// Two-sided 95 % quantile for at least one degree of freedom; beyond the table the last entry is
+/// kept, which errs on the wide side.
+fn student_t(freedom: usize) -> f64 {
+    STUDENT_T[freedom.min(STUDENT_T.len()) - 1]
 }
 
 /// Percentile bootstrap (95 %); `None` for fewer than two values.
@@ -162,19 +218,31 @@ fn bootstrap(values: &[f64], seed: u64, statistic: impl Fn(&mut [f64]) -> f64) -
             high: estimate,
         });
     }
+    Some(percentiles(&mut resample(values, seed, statistic)))
+}
+
+/// The statistic of [`RESAMPLES`] samples that are drawn from the values with replacement.
+fn resample(values: &[f64], seed: u64, statistic: impl Fn(&mut [f64]) -> f64) -> Vec<f64> {
     let mut random = SplitMix64(seed);
     let mut sample = vec![0.0; values.len()];
-    let mut estimates: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            sample.fill_with(|| values[random.below(values.len())]);
-            statistic(&mut sample)
-        })
-        .collect();
+    let draw = |_| {
+        sample.fill_with(|| values[random.below(values.len())]);
+        statistic(&mut sample)
+    };
+    (0..RESAMPLES).map(draw).collect()
+}
+
+fn resampled_means(values: &[f64], seed: u64) -> Vec<f64> {
+    resample(values, seed, |sample| mean(sample))
+}
+
+/// The middle 95 % of [`RESAMPLES`] estimates; sorts them.
+fn percentiles(estimates: &mut [f64]) -> Interval {
     estimates.sort_unstable_by(f64::total_cmp);
-    Some(Interval {
+    Interval {
         low: estimates[RESAMPLES / 40],
         high: estimates[RESAMPLES - 1 - RESAMPLES / 40],
-    })
+    }
 }
 
 /// Steele, Lea and Flood's generator: enough for resampling, and the same on every platform.

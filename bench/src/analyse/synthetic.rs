@@ -158,6 +158,7 @@ fn subject((name, title): (&str, &str)) -> SubjectFacts {
             "serde_json v1".into(),
             "└── serde feature \"derive\"".into(),
         ],
+        twin_of: None,
     }
 }
 
@@ -188,6 +189,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
             conservation: conservation(cell),
             generator: GeneratorFacts {
                 busy_ratio: noise.around(0.2, 2),
+                polling_ratio: 0.1,
                 wait_ratio: 0.004,
                 max_in_flight: 12,
                 mean_in_flight: in_flight,

@@ -137,6 +137,18 @@ impl Generator {
         Ok(())
     }
 
+    /// Runs the schedule from `start` on a thread of its own, which it pins and prefers, and waits
+    /// for its end.
+    #[must_use]
+    pub fn run_apart(self, start: Instant, abort: &AtomicBool) -> LoadResult {
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(|| self.run(start, abort));
+            loading
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
     /// Runs the schedule from `start`; call it on a thread of its own.
     #[must_use]
     pub fn run(mut self, start: Instant, abort: &AtomicBool) -> LoadResult {
@@ -171,6 +183,7 @@ impl Generator {
             histograms: recorded.histograms,
             generator: GeneratorFacts {
                 busy_ratio: own.busy_ns as f64 / window_ns,
+                polling_ratio: own.polling_ns as f64 / window_ns,
                 wait_ratio: own.wait_ns as f64 / window_ns,
                 max_in_flight: recorded.max_in_flight,
                 mean_in_flight: recorded.mean_in_flight,
@@ -288,10 +301,7 @@ mod tests {
 
     fn run(plan: LoadPlan) -> LoadResult {
         let generator = Generator::prepare(plan).expect("the server listens");
-        std::thread::scope(|scope| {
-            let work = || generator.run(Instant::now(), &AtomicBool::new(false));
-            scope.spawn(work).join().expect("no panic")
-        })
+        generator.run_apart(Instant::now(), &AtomicBool::new(false))
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::host;
 pub(super) struct OwnTime {
     /// On a core, spinning excluded.
     pub(super) busy_ns: u64,
+    /// On a core, polling without waiting and finding nothing.
+    pub(super) polling_ns: u64,
     /// Runnable without a core.
     pub(super) wait_ns: u64,
 }
@@ -45,8 +47,10 @@ impl Meter {
         let (Some(start), Some(end)) = (self.at_start, self.at_end) else {
             return OwnTime::default();
         };
+        let polling_ns = end.2 - start.2;
         OwnTime {
-            busy_ns: (end.0 - start.0).saturating_sub(end.2 - start.2),
+            busy_ns: (end.0 - start.0).saturating_sub(polling_ns),
+            polling_ns,
             wait_ns: end.1 - start.1,
         }
     }

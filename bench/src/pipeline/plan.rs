@@ -18,7 +18,8 @@ pub(super) struct Slot<'a> {
     pub(super) subject: &'a BuiltSubject,
 }
 
-/// The launches in order: in every block every cell once, in it every subject once.
+/// The launches in order: in every block every cell once, in it every subject once, and its twin
+/// where the scenario wants one.
 ///
 /// Cells keep their order within a block, so that the subjects of one cell follow each other
 /// and share the machine's mood; the order of the subjects is shuffled anew each time.
@@ -33,7 +34,8 @@ pub(super) fn slots<'a>(
     for block in 0..blocks {
         let due = |cell: &&Cell| cell.blocks.is_none_or(|most| block < most);
         for cell in cells.iter().filter(due) {
-            let mut order: Vec<_> = subjects.iter().collect();
+            let takes_part = |it: &&BuiltSubject| !it.is_twin() || cell.scenario.twin;
+            let mut order: Vec<_> = subjects.iter().filter(takes_part).collect();
             random.shuffle(&mut order);
             slots.extend(order.into_iter().map(|subject| Slot {
                 block,
@@ -121,6 +123,7 @@ mod tests {
             deviations: vec![],
             binary_bytes: 0,
             features: vec![],
+            twin_of: None,
         };
         all.into_iter()
             .filter(|subject| subject.default)
@@ -166,6 +169,19 @@ mod tests {
             [0, 1, 2].map(of_block),
             [all, all - subjects.len(), all - subjects.len()]
         );
+    }
+
+    #[test]
+    fn a_twin_runs_only_where_the_scenario_wants_one() {
+        let (mut cells, mut subjects) = (cells(), built());
+        cells.iter_mut().for_each(|cell| cell.scenario.twin = false);
+        cells[1].scenario.twin = true;
+        subjects.push(subjects[0].twin());
+        let slots = slots(&cells, &subjects, 1, 7);
+        let twins: Vec<_> = slots.iter().filter(|it| it.subject.is_twin()).collect();
+        assert_eq!(twins.len(), 1);
+        assert_eq!(twins[0].cell.name, cells[1].name);
+        assert_eq!(slots.len(), 3 * cells.len() + 1);
     }
 
     #[test]

@@ -193,7 +193,9 @@ fn at_low_load(summary: &Summary) -> String {
 fn spread(summary: &Summary, comparison: &Comparison) -> Option<String> {
     let ranked = comparison.ranking();
     let (best, worst) = (*ranked.first()?, *ranked.last()?);
-    let ratio = comparison.ratio(worst, best).filter(|r| r.is_decided())?;
+    let ratio = comparison
+        .ratio(worst, best)
+        .filter(|r| comparison.tells_apart(*r))?;
     // A rate's worst is the lowest: turned over, so that the factor is above 1.
     let ratio = match comparison.metric.better() {
         Better::Higher => ratio.inverse(),

@@ -255,7 +255,7 @@ fn validity_section(run: &RunData, summary: &Summary) -> Vec<Block> {
 }
 
 fn provenance(run: &RunData) -> Vec<Block> {
-    let features = run.manifest.subjects.iter().map(|subject| {
+    let features = run.manifest.compared().map(|subject| {
         let text = vec![Block::Verbatim(subject.features.join("\n"))];
         Block::Folded(format!("Features of {}", subject.title), text)
     });
@@ -266,10 +266,7 @@ fn provenance(run: &RunData) -> Vec<Block> {
 
 /// The machine, the broker, and the subjects with what they deviate in.
 pub fn measured(manifest: &Manifest) -> Vec<Block> {
-    let deviating = manifest
-        .subjects
-        .iter()
-        .filter(|s| !s.deviations.is_empty());
+    let deviating = manifest.compared().filter(|s| !s.deviations.is_empty());
     let deviations = deviating.map(|subject| {
         let table = vec![Block::Table(tables::deviations(subject))];
         Block::Folded(format!("Deviations of {}", subject.title), table)

@@ -4,7 +4,7 @@ use crate::analyse::Summary;
 use crate::analyse::comparison::{Comparison, Row, Verdict};
 use crate::analyse::gates::{Gate, GateUnit, Limit};
 use crate::analyse::metric::{Metric, Unit};
-use crate::analyse::statistics::{Interval, PairedRatio};
+use crate::analyse::statistics::{Interval, RatioEstimate};
 use crate::record::{CellFacts, Kind, Layout};
 
 /// About three significant digits, thousands grouped, never an exponent.
@@ -107,7 +107,7 @@ pub fn interval(metric: Metric, interval: Interval) -> String {
 }
 
 /// A ratio with its interval: `1.43 (1.40–1.46)`.
-pub fn ratio(estimate: PairedRatio) -> String {
+pub fn ratio(estimate: RatioEstimate) -> String {
     let value = number(estimate.ratio);
     match estimate.interval {
         Some(i) => format!("{value} ({}–{})", number(i.low), number(i.high)),

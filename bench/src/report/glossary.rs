@@ -8,7 +8,7 @@ pub fn terms() -> Vec<(String, String)> {
         .collect()
 }
 
-const TERMS: [(&str, &str); 19] = [
+const TERMS: [(&str, &str); 20] = [
     (
         "subject",
         "one service under test; here one per concurrency model.",
@@ -24,6 +24,10 @@ const TERMS: [(&str, &str); 19] = [
     (
         "block",
         "every subject once in every cell, in an order fixed by the seed; subjects are compared within a block.",
+    ),
+    (
+        "noise floor",
+        "what a subject differs from itself by when it is measured under two names (an A/A comparison); a difference that does not exceed it is none.",
     ),
     ("layout", "who may use which core."),
     (

@@ -1,6 +1,8 @@
 //! Reports: pure functions of a run's values and of its summary, byte for byte reproducible.
 
 pub mod answer;
+pub mod change;
+pub mod doctor;
 pub mod document;
 pub mod faults;
 pub mod format;

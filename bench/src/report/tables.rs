@@ -86,12 +86,24 @@ fn comparison(summary: &Summary, comparison: &Comparison) -> Vec<Cell> {
         Cell::new(comparison.metric.title()),
         Cell {
             text: format::verdict(summary, comparison),
-            small: too_few(comparison),
+            small: [too_few(comparison), floor(comparison)]
+                .into_iter()
+                .filter(|it| !it.is_empty())
+                .collect::<Vec<_>>()
+                .join("; "),
             tone: if won { Tone::Winner } else { Tone::Plain },
             link: None,
         },
         Cell::new(ratios.join("\n")),
     ]
+}
+
+/// What one subject differs from itself by, so that no smaller difference is one.
+fn floor(comparison: &Comparison) -> String {
+    comparison.floor.map_or(String::new(), |floor| {
+        let percent = floor.reach().exp_m1() * 100.0;
+        format!("noise floor {} %", format::number(percent))
+    })
 }
 
 fn too_few(comparison: &Comparison) -> String {
@@ -329,7 +341,7 @@ pub fn subjects(manifest: &Manifest) -> Table {
         "Binary [MiB]",
         "Declared deviations",
     ];
-    let rows = manifest.subjects.iter().map(|subject| {
+    let rows = manifest.compared().map(|subject| {
         vec![
             Cell::new(&subject.title),
             Cell::new(&subject.name),

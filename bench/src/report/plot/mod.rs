@@ -75,7 +75,7 @@ fn model_class(model: &str) -> &'static str {
     }
 }
 
-/// The valid launches of a cell by subject.
+/// The valid launches of a cell by subject, without a twin.
 pub fn valid_launches<'a>(
     run: &'a RunData,
     summary: &'a Summary,
@@ -83,7 +83,10 @@ pub fn valid_launches<'a>(
 ) -> BTreeMap<&'a str, Vec<&'a LaunchData>> {
     let mut by_subject: BTreeMap<&str, Vec<&LaunchData>> = BTreeMap::new();
     let judged = run.launches.iter().zip(&summary.launches);
-    let usable = |l: &LaunchSummary| l.cell == cell && l.standing == Standing::Valid;
+    let twin = run.manifest.twin().map(|(twin, _)| twin);
+    let usable = |l: &LaunchSummary| {
+        l.cell == cell && l.standing == Standing::Valid && Some(l.subject.as_str()) != twin
+    };
     for (data, launch) in judged.filter(|(_, launch)| usable(launch)) {
         by_subject.entry(&launch.subject).or_default().push(data);
     }

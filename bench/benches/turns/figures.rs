@@ -1,9 +1,9 @@
-//! The figures of the baselines and their table.
+//! Figures of contestants that take turns, and their table.
 
 /// One measured figure of one contestant.
 pub struct Figure {
     contestant: String,
-    /// Bare library that it is compared with; empty for a bare library itself.
+    /// Contestant that it is compared with; empty for that one itself.
     beside: &'static str,
     metric: &'static str,
     values: Vec<f64>,
@@ -41,11 +41,10 @@ pub fn median(values: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// Every figure with its spread and its ratio to the bare library, as Markdown.
+/// Every figure with its spread and its ratio to the contestant that it is compared with, as
+/// Markdown.
 pub fn table(figures: &[Figure]) -> String {
-    let mut text =
-        "| metric | contestant | median | lowest | highest | ratio to the bare library |\n"
-            .to_owned();
+    let mut text = "| metric | contestant | median | lowest | highest | ratio |\n".to_owned();
     text += "|---|---|--:|--:|--:|--:|\n";
     for figure in figures {
         let value = median(&figure.values);

@@ -1,0 +1,96 @@
+//! The same through a broker: a consumer of known delay in the subject's place.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use contract::QueueType;
+
+use super::trials::quantile_of;
+use super::{CalibrateError, Calibration, Cores, Figure, LEAD, TIMEOUT};
+use crate::broker::Broker;
+use crate::load::{AmqpPlan, Arrival, Generator, LoadPlan, LoadResult};
+use crate::record::Kind;
+use crate::truth::TruthConsumer;
+
+/// Load before the window.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// Events per second: few enough that none waits for another.
+const RATE_PER_S: f64 = 100.0;
+/// The known delay.
+const DELAY: Duration = Duration::from_millis(5);
+
+/// Finds a known delay behind a broker.
+///
+/// What the broker itself takes nobody knows, so the delay is told by the difference of two medians:
+/// with it and without it.
+///
+/// # Errors
+/// [`CalibrateError`] if the broker, the consumer or the generator cannot be used.
+pub fn through_broker(
+    broker: &Broker,
+    window: Duration,
+    cores: Cores,
+    interrupt: &AtomicBool,
+) -> Result<Calibration, CalibrateError> {
+    let at_once = drive(broker, Duration::ZERO, window, cores, interrupt)?;
+    let delayed = drive(broker, DELAY, window, cores, interrupt)?;
+    let median = |result: &LoadResult| quantile_of(result, "amqp.response", 0.5);
+    let added_ns = median(&delayed) - median(&at_once);
+    let faults = [&at_once, &delayed].map(faults).concat();
+    Ok(Calibration {
+        name: "through the broker".to_owned(),
+        truth: "the consumer of an event takes 5 ms, then none".to_owned(),
+        operations: delayed.operations.get(&Kind::Amqp).map_or(0, |it| it.ok),
+        figures: vec![Figure::new(
+            "difference of the p50",
+            DELAY.as_secs_f64() * 1e9,
+            added_ns,
+        )],
+        blind_p99_ns: None,
+        theory_mean_ns: None,
+        send_lag_p99_ns: quantile_of(&delayed, "amqp.send_lag", 0.99),
+        faults,
+    })
+}
+
+fn drive(
+    broker: &Broker,
+    delay: Duration,
+    window: Duration,
+    cores: Cores,
+    interrupt: &AtomicBool,
+) -> Result<LoadResult, CalibrateError> {
+    broker.reset(QueueType::Quorum)?;
+    let consumer = TruthConsumer::start(&broker.url, delay, cores.server)?;
+    let plan = AmqpPlan {
+        url: broker.url.clone(),
+        id_prefix: format!("calibrate-{}", delay.as_micros()),
+        payload_bytes: 128,
+    };
+    let arrival = Arrival::Constant {
+        rate_per_s: RATE_PER_S,
+        phase: 0.0,
+    };
+    let generator = Generator::prepare(LoadPlan {
+        rest: None,
+        amqp: Some((plan, arrival)),
+        warm_up: WARM_UP,
+        window,
+        timeout: TIMEOUT,
+        cpu: cores.generator,
+    })?;
+    let result = generator.run_apart(Instant::now() + LEAD, interrupt);
+    consumer.stop()?;
+    Ok(result)
+}
+
+fn faults(result: &LoadResult) -> Vec<String> {
+    let mut faults = result.faults.clone();
+    if let Some(counts) = result.operations.get(&Kind::Amqp)
+        && counts.ok != counts.planned
+    {
+        let (ok, planned) = (counts.ok, counts.planned);
+        faults.push(format!("{ok} of {planned} events were answered rightly"));
+    }
+    faults
+}

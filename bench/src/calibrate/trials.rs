@@ -1,0 +1,321 @@
+//! The trials: a law, a schedule, and the response times that follow from both.
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::{CalibrateError, Calibration, Cores, Drive, Figure, drive};
+use crate::load::{Arrival, Exchange, LoadResult};
+use crate::record::{Kind, OperationCounts};
+use crate::scenario::RestRequest;
+use crate::truth::{Behaviour, Discipline, Freeze, Law, responses_ns};
+
+/// Load before the window.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Service time of the queueing trials: long against what the transport adds.
+const SERVICE: Duration = Duration::from_millis(1);
+/// Seed of every schedule and of every draw: a trial is the same whenever it is made.
+const SEED: u64 = 20_260;
+/// The stall may be found up to this share beside the formula.
+const STALL_RATIO: f64 = 0.05;
+
+/// A server with a known law under a schedule.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// Name in the tables.
+    pub name: String,
+    truth: String,
+    behaviour: Behaviour,
+    arrival: Arrival,
+    connections: usize,
+    window: Duration,
+    stall: Option<Stall>,
+    theory_mean_s: Option<f64>,
+}
+
+/// A stall of a server that could otherwise serve more than it is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    length: Duration,
+    rate_per_s: f64,
+    capacity_per_s: f64,
+}
+
+/// The 99th percentile in s of a run of `window_s` at `rate_per_s` in which the server stalls for
+/// `stall_s`, and afterwards serves `capacity_per_s` until the backlog is gone:
+/// `S − 0.01·T·(C − R)/C`.
+///
+/// One arrival waits S, and each later one less by (C − R)/C of the time between them, for it also
+/// has that much more of the backlog served before it; the slowest hundredth of the run is the
+/// arrivals of 0.01·T. It holds while the backlog lasts for that long.
+#[must_use]
+pub fn stall_p99_s(stall_s: f64, window_s: f64, rate_per_s: f64, capacity_per_s: f64) -> f64 {
+    stall_s - 0.01 * window_s * (capacity_per_s - rate_per_s) / capacity_per_s
+}
+
+/// Every trial, each with a window of this length at least.
+#[must_use]
+pub fn trials(window: Duration) -> Vec<Trial> {
+    let mut trials = vec![fixed(window), bimodal(window), stall(window)];
+    for load in [0.3, 0.5, 0.7] {
+        trials.push(queue("M/D/1", load, window));
+        trials.push(queue("M/M/1", load, window));
+    }
+    trials
+}
+
+fn fixed(window: Duration) -> Trial {
+    Trial {
+        name: "fixed delay".to_owned(),
+        truth: "each request takes 5 ms".to_owned(),
+        behaviour: Behaviour {
+            law: Law::Constant(Duration::from_millis(5)),
+            discipline: Discipline::Parallel,
+        },
+        arrival: constant(1_000.0),
+        connections: 64,
+        window,
+        stall: None,
+        theory_mean_s: None,
+    }
+}
+
+fn bimodal(window: Duration) -> Trial {
+    Trial {
+        name: "two delays".to_owned(),
+        truth: "each request takes 1 ms, one in ten 20 ms".to_owned(),
+        behaviour: Behaviour {
+            law: Law::Bimodal {
+                fast: Duration::from_millis(1),
+                slow: Duration::from_millis(20),
+                slow_ratio: 0.1,
+                seed: SEED,
+            },
+            discipline: Discipline::Parallel,
+        },
+        arrival: constant(1_000.0),
+        connections: 64,
+        window,
+        stall: None,
+        theory_mean_s: None,
+    }
+}
+
+fn stall(window: Duration) -> Trial {
+    let stall = Stall {
+        length: window / 10,
+        rate_per_s: 1_000.0,
+        capacity_per_s: 4_000.0,
+    };
+    let seconds = stall.length.as_secs_f64();
+    Trial {
+        name: "stall".to_owned(),
+        truth: format!("a server of 4,000/s stops for {seconds:.1} s"),
+        behaviour: Behaviour {
+            law: Law::Constant(Duration::from_secs_f64(1.0 / stall.capacity_per_s)),
+            discipline: Discipline::Single,
+        },
+        arrival: constant(stall.rate_per_s),
+        connections: 16,
+        window,
+        stall: Some(stall),
+        theory_mean_s: None,
+    }
+}
+
+/// One server at a load in (0, 1) under Poisson arrivals; Pollaczek and Khinchine's means.
+fn queue(name: &str, load: f64, window: Duration) -> Trial {
+    let service_s = SERVICE.as_secs_f64();
+    let (law, words, mean_s) = if name == "M/M/1" {
+        let law = Law::Exponential {
+            mean: SERVICE,
+            seed: SEED + 1,
+        };
+        (law, "1 ms on average", service_s / (1.0 - load))
+    } else {
+        let waiting_s = load * service_s / (2.0 * (1.0 - load));
+        (Law::Constant(SERVICE), "1 ms each", service_s + waiting_s)
+    };
+    Trial {
+        name: format!("{name} at {load}"),
+        truth: format!(
+            "one server, {words}, busy {:.0} % of the time",
+            load * 100.0
+        ),
+        behaviour: Behaviour {
+            law,
+            discipline: Discipline::Single,
+        },
+        arrival: Arrival::Poisson {
+            rate_per_s: load / service_s,
+            seed: SEED + 2,
+        },
+        connections: 64,
+        window,
+        stall: None,
+        theory_mean_s: Some(mean_s),
+    }
+}
+
+fn constant(rate_per_s: f64) -> Arrival {
+    Arrival::Constant {
+        rate_per_s,
+        phase: 0.0,
+    }
+}
+
+fn flatten(address: SocketAddr) -> Vec<Exchange> {
+    Exchange::turns(&[RestRequest::Flatten], address)
+}
+
+impl Trial {
+    /// Makes the trial.
+    ///
+    /// # Errors
+    /// [`CalibrateError`] if the server or the generator cannot begin.
+    pub fn make(
+        &self,
+        cores: Cores,
+        interrupt: &AtomicBool,
+    ) -> Result<Calibration, CalibrateError> {
+        let load = Drive {
+            turns: flatten,
+            connections: self.connections,
+            arrival: Some(self.arrival),
+            warm_up: WARM_UP,
+            window: self.window,
+        };
+        let result = drive(self.behaviour, &load, self.freeze(), cores, interrupt)?;
+        let mut expected = self.expected_ns();
+        expected.sort_unstable();
+        Ok(Calibration {
+            name: self.name.clone(),
+            truth: self.truth.clone(),
+            operations: counts(&result).ok,
+            figures: self.figures(&expected, &result),
+            blind_p99_ns: Some(quantile_of(&result, "rest.service", 0.99)),
+            theory_mean_ns: self.theory_mean_s.map(|mean_s| mean_s * 1e9),
+            send_lag_p99_ns: quantile_of(&result, "rest.send_lag", 0.99),
+            faults: faults(&result),
+        })
+    }
+
+    /// A third into the window, so that the backlog is gone well before its end.
+    fn freeze(&self) -> Option<Freeze> {
+        let stall = self.stall?;
+        let start_ns = nanoseconds(WARM_UP + self.window / 3);
+        Some(Freeze {
+            start_ns,
+            end_ns: start_ns + nanoseconds(stall.length),
+        })
+    }
+
+    /// The response times of the window as the law wants them.
+    fn expected_ns(&self) -> Vec<u64> {
+        let (from_ns, until_ns) = (nanoseconds(WARM_UP), nanoseconds(WARM_UP + self.window));
+        let mut pacer = self.arrival.pacer();
+        let arrivals: Vec<u64> = (0..)
+            .map(|seq| pacer.intended_ns(seq))
+            .take_while(|at_ns| *at_ns < until_ns)
+            .collect();
+        let Behaviour { law, discipline } = self.behaviour;
+        let responses = responses_ns(arrivals.iter().copied(), law, discipline, self.freeze());
+        let in_window = arrivals.into_iter().zip(responses);
+        let in_window = in_window.filter(|(at_ns, _)| *at_ns >= from_ns);
+        in_window.map(|(_, response_ns)| response_ns).collect()
+    }
+
+    fn figures(&self, expected: &[u64], result: &LoadResult) -> Vec<Figure> {
+        let response = |quantile| quantile_of(result, "rest.response", quantile);
+        let mut figures = vec![
+            Figure::new("p50", quantile_in(expected, 0.5), response(0.5)),
+            Figure::new("p99", quantile_in(expected, 0.99), response(0.99)),
+        ];
+        if self.theory_mean_s.is_some() {
+            let mean_ns = expected.iter().sum::<u64>() as f64 / expected.len().max(1) as f64;
+            let observed = result.histograms.get("rest.response");
+            let observed_ns = observed.map_or(0.0, hdrhistogram::Histogram::mean);
+            figures.push(Figure::new("mean", mean_ns, observed_ns));
+        }
+        if let Some(stall) = self.stall {
+            let window_s = self.window.as_secs_f64();
+            let (rate, capacity) = (stall.rate_per_s, stall.capacity_per_s);
+            let theory_s = stall_p99_s(stall.length.as_secs_f64(), window_s, rate, capacity);
+            figures.push(Figure {
+                allowed_ns: STALL_RATIO * theory_s * 1e9,
+                ..Figure::new("p99 by the formula", theory_s * 1e9, response(0.99))
+            });
+        }
+        figures
+    }
+}
+
+fn counts(result: &LoadResult) -> OperationCounts {
+    let counts = result.operations.get(&Kind::Rest);
+    counts.cloned().unwrap_or_default()
+}
+
+/// What went wrong beside the times.
+fn faults(result: &LoadResult) -> Vec<String> {
+    let mut faults = result.faults.clone();
+    let counts = counts(result);
+    if counts.ok != counts.planned {
+        let (ok, planned) = (counts.ok, counts.planned);
+        faults.push(format!("{ok} of {planned} requests were answered rightly"));
+    }
+    faults
+}
+
+/// A quantile of a histogram; 0 if nothing was recorded.
+pub(super) fn quantile_of(result: &LoadResult, tag: &str, quantile: f64) -> f64 {
+    let histogram = result.histograms.get(tag);
+    histogram.map_or(0.0, |it| it.value_at_quantile(quantile) as f64)
+}
+
+/// The smallest value that at least this share of the sorted values does not exceed: what
+/// `HdrHistogram` means by a quantile.
+fn quantile_in(sorted: &[u64], quantile: f64) -> f64 {
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    let value = sorted.get(rank.max(1) - 1);
+    value.map_or(0.0, |value| *value as f64)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_formula_of_the_stall_agrees_with_the_recursion() {
+        for window_s in [4, 10, 30] {
+            let trial = stall(Duration::from_secs(window_s));
+            let mut expected = trial.expected_ns();
+            expected.sort_unstable();
+            let exact_s = quantile_in(&expected, 0.99) / 1e9;
+            let window_s = window_s as f64;
+            let theory_s = stall_p99_s(window_s / 10.0, window_s, 1_000.0, 4_000.0);
+            assert!(
+                (exact_s / theory_s - 1.0).abs() < 0.01,
+                "{exact_s} {theory_s}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_quantile_is_the_value_at_its_rank() {
+        let sorted: Vec<u64> = (1..=100).collect();
+        assert_eq!(quantile_in(&sorted, 0.5), 50.0);
+        assert_eq!(quantile_in(&sorted, 0.99), 99.0);
+        assert_eq!(quantile_in(&sorted[..1], 0.99), 1.0);
+        assert_eq!(quantile_in(&[], 0.5), 0.0);
+    }
+
+    #[test]
+    fn only_the_window_is_expected() {
+        let expected = fixed(Duration::from_secs(2)).expected_ns();
+        assert_eq!(expected, vec![5_000_000; 2_000]);
+    }
+}

@@ -1,0 +1,225 @@
+//! What can be said on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::faults;
+use crate::pipeline::{CampaignOptions, RunOptions};
+use crate::profile::ProfileName;
+
+/// Compares one service in three concurrency models.
+#[derive(Debug, Parser)]
+#[command(
+    name = "threeways",
+    version,
+    after_help = "Exit codes: 0 done (the report says which launches are \
+valid); 1 a subject gave wrong answers, lost messages, died or failed a case, a comparison found \
+something worse, or the doctor found the instrument wrong; 2 usage or configuration; 3 no broker, build or folder; \
+130 interrupted."
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Measure subjects in scenarios and write a report.
+    Run(RunArgs),
+    /// Run the black-box suite against subjects.
+    Verify(VerifyArgs),
+    /// Tell what has changed for each subject between two runs; exit code 1 if something is worse.
+    Compare(CompareArgs),
+    /// Examine this machine and hold the instrument against known truth.
+    Doctor(DoctorArgs),
+    /// Build the report of a run folder again: the same bytes each time.
+    Report(ReportArgs),
+    /// List subjects, scenarios and profiles.
+    List,
+    /// Start, stop or show the broker.
+    Broker {
+        #[command(subcommand)]
+        verb: BrokerVerb,
+    },
+    /// Simulate the device: answer each line after a latency, until Ctrl-C.
+    Device(DeviceArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// How thorough: smoke (3 blocks, 90 s), standard (10 blocks, 20 min) or full (20 blocks).
+    #[arg(long, value_enum, default_value = "smoke")]
+    pub(super) profile: ProfileName,
+    /// Scenario to run; may be repeated, but `faults` only alone [default: those marked as default].
+    #[arg(long = "scenario", value_name = "NAME")]
+    pub(super) scenarios: Vec<String>,
+    /// Subject to measure; may be repeated [default: those marked as default].
+    #[arg(long = "subject", value_name = "NAME")]
+    pub(super) subjects: Vec<String>,
+    /// Blocks, each with one launch of every subject in every cell [default: by the profile].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) blocks: Option<u32>,
+    /// Repetitions of every fault, only with `--scenario faults` [default: 1, 5 or 20 by the profile].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) repetitions: Option<u32>,
+    /// Repetitions at a time, only with `--scenario faults`; more than one takes a private node each
+    /// whatever AMQP_URL says, saves time, and lets each disturb the others' recovery [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(super) lanes: Option<u32>,
+    /// Fault to cause, only with `--scenario faults`; may be repeated [default: all].
+    #[arg(long = "fault", value_name = "NAME")]
+    pub(super) faults: Vec<String>,
+    /// Seed of orders and schedules [default: the clock, in seconds].
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    pub(super) purge: bool,
+    /// Folder that gets the run's folder [default: results in the workspace].
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Subject to verify; may be repeated [default: those marked as default].
+    #[arg(long = "subject", value_name = "NAME")]
+    pub(super) subjects: Vec<String>,
+    /// Only cases whose name contains this text.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(super) case: String,
+    /// Subjects at a time; more than one takes a private node each, whatever AMQP_URL says, and lets
+    /// each disturb the times of the others.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(super) lanes: u32,
+    /// Also write the results as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub(super) junit: Option<PathBuf>,
+    /// Only list the cases with their class.
+    #[arg(long)]
+    pub(super) list: bool,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    pub(super) purge: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompareArgs {
+    /// Run folder of the earlier run.
+    pub(super) before: PathBuf,
+    /// Run folder of the later run.
+    pub(super) after: PathBuf,
+    /// Smallest change that counts, in percent; below 2 none does.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    pub(super) threshold: f64,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1_000.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("from 0 to 1000".to_owned())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Windows of 2 s in place of 10 s: half a minute in all, and coarser figures.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Leave out the trial through a broker.
+    #[arg(long)]
+    pub(super) no_broker: bool,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    pub(super) purge: bool,
+    /// Also write everything as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Also write it as a page of HTML.
+    #[arg(long, value_name = "FILE")]
+    pub(super) page: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Run folder, such as results/20260102T030405Z-smoke.
+    pub(super) run: PathBuf,
+    /// Also put the answer between the markers of this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) readme: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BrokerVerb {
+    /// Make sure that a broker runs, and leave it running.
+    Up,
+    /// Stop the broker that `up` started.
+    Down,
+    /// Show what runs.
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeviceArgs {
+    /// Wait before each answer, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 10)]
+    pub(super) latency_ms: u64,
+    /// Address to listen on; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8870")]
+    pub(super) listen: SocketAddr,
+}
+
+impl RunArgs {
+    pub(super) fn is_campaign(&self) -> bool {
+        self.scenarios.iter().any(|name| name == faults::NAME)
+    }
+
+    /// What does not go together.
+    pub(super) fn misfit(&self) -> Option<&'static str> {
+        let only_there =
+            self.repetitions.is_some() || self.lanes.is_some() || !self.faults.is_empty();
+        match self.is_campaign() {
+            true if self.scenarios.len() > 1 => Some("`--scenario faults` goes alone"),
+            true if self.blocks.is_some() => {
+                Some("`--scenario faults` has no blocks; use --repetitions")
+            }
+            false if only_there => {
+                Some("--repetitions, --lanes and --fault belong to `--scenario faults`")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<RunArgs> for CampaignOptions {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            profile: args.profile,
+            faults: args.faults,
+            subjects: args.subjects,
+            repetitions: args.repetitions,
+            lanes: args.lanes.unwrap_or(1),
+            seed: args.seed,
+            purge: args.purge,
+            out: args.out,
+        }
+    }
+}
+
+impl From<RunArgs> for RunOptions {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            profile: args.profile,
+            scenarios: args.scenarios,
+            subjects: args.subjects,
+            blocks: args.blocks,
+            seed: args.seed,
+            purge: args.purge,
+            out: args.out,
+        }
+    }
+}

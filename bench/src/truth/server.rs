@@ -1,0 +1,457 @@
+//! The server: one thread, one epoll loop, and a clock that decides when each answer goes out.
+//!
+//! It computes when an answer is due from when the request arrived, and never from when it got to
+//! writing the one before: its own lateness does not add up, so that it keeps to its law under any
+//! load which it can carry. It speaks enough HTTP/1.1 for the generator and for other load tools
+//! (`GET /api/v1/latest/…` and `POST /api/v1/flatten`).
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    num::NonZeroU64,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, OnceLock},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{
+    EventfdFlags, Timespec,
+    epoll::{self, EventData, EventFlags},
+    eventfd,
+};
+
+use super::law::{Discipline, Freeze, Law};
+use crate::host;
+
+/// Epoll token of the listener.
+const LISTENER: u64 = 0;
+/// Epoll token of the stop signal.
+const STOP: u64 = 1;
+/// First epoll token of a connection.
+const FIRST_CONNECTION: u64 = 2;
+/// Bytes read at once.
+const READ_BYTES: usize = 16 * 1024;
+/// Events taken from the kernel at once.
+const EVENTS: usize = 256;
+/// The loop polls without waiting for this long before an answer is due: a timer of the kernel is
+/// 20 to 40 µs late on a virtual machine.
+const SPIN: Duration = Duration::from_micros(60);
+/// Longest sleep.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+/// What the token stands behind in a flatten request.
+const TOKEN: &[u8] = br#""token":"#;
+/// Digits of a token.
+const TOKEN_DIGITS: usize = 10;
+
+/// What the server does with its requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Behaviour {
+    /// How long each takes.
+    pub law: Law,
+    /// Whether they wait for each other.
+    pub discipline: Discipline,
+}
+
+impl Behaviour {
+    /// Answers at once: what remains is the instrument and the kernel.
+    pub const NULL: Self = Self {
+        law: Law::Constant(Duration::ZERO),
+        discipline: Discipline::Parallel,
+    };
+}
+
+/// When the server freezes.
+type Plan = Arc<OnceLock<(Instant, Freeze)>>;
+
+/// A running server; dropping it stops it.
+#[derive(Debug)]
+pub struct TruthServer {
+    address: SocketAddr,
+    stop: Arc<OwnedFd>,
+    plan: Plan,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl TruthServer {
+    /// Listens on a free port of the loopback interface, on the core `cpu` if one is named.
+    ///
+    /// # Errors
+    /// If there is no free port, or the core cannot be had.
+    pub fn start(behaviour: Behaviour, cpu: Option<usize>) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let plan = Plan::default();
+        let mut server = Server::new(listener, &stop, Arc::clone(&plan), behaviour)?;
+        let cpus = cpu.map(|cpu| vec![cpu]);
+        let spawn = || {
+            std::thread::Builder::new()
+                .name("truth".to_owned())
+                .spawn(move || server.run())
+        };
+        Ok(Self {
+            address,
+            stop,
+            plan,
+            thread: Some(host::with_cpus(cpus.as_deref(), spawn)??),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Has it do nothing at all in a time relative to `start`; the first such time counts.
+    pub fn freeze(&self, start: Instant, freeze: Freeze) {
+        self.plan.get_or_init(|| (start, freeze));
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// The fault that ended it before.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        rustix::io::write(&self.stop, &1_u64.to_ne_bytes())?;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the server's thread panicked")))
+    }
+}
+
+impl Drop for TruthServer {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::warn!("truth server: {error}");
+        }
+    }
+}
+
+/// One client.
+#[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+/// An answer that is not due yet; earliest first, in the order of arrival among equals.
+type Due = Reverse<(Instant, u64, usize, Vec<u8>)>;
+
+struct Server {
+    poll: OwnedFd,
+    listener: TcpListener,
+    plan: Plan,
+    draws: Box<dyn Iterator<Item = u64> + Send>,
+    discipline: Discipline,
+    /// When the only server is free again.
+    free: Instant,
+    connections: Vec<Option<Connection>>,
+    due: BinaryHeap<Due>,
+    arrivals: u64,
+}
+
+impl Server {
+    fn new(
+        listener: TcpListener,
+        stop: &OwnedFd,
+        plan: Plan,
+        behaviour: Behaviour,
+    ) -> io::Result<Self> {
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(
+            &poll,
+            &listener,
+            EventData::new_u64(LISTENER),
+            EventFlags::IN,
+        )?;
+        epoll::add(&poll, stop, EventData::new_u64(STOP), EventFlags::IN)?;
+        Ok(Self {
+            poll,
+            listener,
+            plan,
+            draws: Box::new(behaviour.law.draws()),
+            discipline: behaviour.discipline,
+            free: Instant::now(),
+            connections: Vec::new(),
+            due: BinaryHeap::new(),
+            arrivals: 0,
+        })
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        // Without it the kernel may delay each wake-up by 50 µs.
+        rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
+        let mut events = [epoll::Event {
+            flags: EventFlags::empty(),
+            data: EventData::new_u64(0),
+        }; EVENTS];
+        loop {
+            self.sit_out();
+            self.answer_due();
+            let timeout = self.timeout();
+            let count = match epoll::wait(self.poll.as_fd(), &mut events, Some(&timeout)) {
+                Ok(count) => count,
+                Err(rustix::io::Errno::INTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            // What woke it in a freeze is seen at its end.
+            self.sit_out();
+            for event in &events[..count] {
+                match event.data.u64() {
+                    STOP => return Ok(()),
+                    LISTENER => self.accept()?,
+                    token => self.read((token - FIRST_CONNECTION) as usize),
+                }
+            }
+        }
+    }
+
+    /// Sleeps to the end of a freeze.
+    fn sit_out(&self) {
+        let Some((start, freeze)) = self.plan.get() else {
+            return;
+        };
+        let from = *start + Duration::from_nanos(freeze.start_ns);
+        let until = *start + Duration::from_nanos(freeze.end_ns);
+        let now = Instant::now();
+        if (from..until).contains(&now) {
+            std::thread::sleep(until - now);
+        }
+    }
+
+    fn timeout(&self) -> Timespec {
+        let left = self.due.peek().map_or(LONGEST_SLEEP, |Reverse((due, ..))| {
+            let left = due.saturating_duration_since(Instant::now());
+            left.saturating_sub(SPIN).min(LONGEST_SLEEP)
+        });
+        Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // The client is gone again.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error),
+            };
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let token = EventData::new_u64(FIRST_CONNECTION + self.connections.len() as u64);
+            epoll::add(&self.poll, &stream, token, EventFlags::IN)?;
+            self.connections.push(Some(Connection {
+                stream,
+                unread: Vec::new(),
+            }));
+        }
+    }
+
+    /// Reads what has come; a connection that breaks or is not understood is closed.
+    fn read(&mut self, index: usize) {
+        let arrived = Instant::now();
+        if let Some(requests) = self.connections[index].as_mut().map(Connection::requests) {
+            match requests {
+                Ok(answers) => {
+                    for answer in answers {
+                        self.schedule(index, arrived, answer);
+                    }
+                }
+                Err(error) => {
+                    log::debug!("truth server: {error}");
+                    self.connections[index] = None;
+                }
+            }
+        }
+    }
+
+    /// Decides when an answer is due, and sends it if that is now.
+    fn schedule(&mut self, index: usize, arrived: Instant, answer: Vec<u8>) {
+        let draw = self.draws.next().unwrap_or_default();
+        let begun = match self.discipline {
+            Discipline::Parallel => arrived,
+            Discipline::Single => arrived.max(self.free),
+        };
+        let due = begun + Duration::from_nanos(draw);
+        self.free = due;
+        if due <= arrived {
+            return self.send(index, &answer);
+        }
+        self.arrivals += 1;
+        self.due.push(Reverse((due, self.arrivals, index, answer)));
+    }
+
+    fn answer_due(&mut self) {
+        let is_due = |Reverse((due, ..)): &Due| *due <= Instant::now();
+        while self.due.peek().is_some_and(is_due) {
+            if let Some(Reverse((_, _, index, answer))) = self.due.pop() {
+                self.send(index, &answer);
+            }
+        }
+    }
+
+    /// An answer is small and its client waits for it, so the socket takes all of it.
+    fn send(&mut self, index: usize, answer: &[u8]) {
+        let Some(connection) = &mut self.connections[index] else {
+            return;
+        };
+        if connection.stream.write_all(answer).is_err() {
+            self.connections[index] = None;
+        }
+    }
+}
+
+impl Connection {
+    /// The answers to every whole request that has come.
+    fn requests(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        let mut bytes = [0; READ_BYTES];
+        match self.stream.read(&mut bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => self.unread.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let mut answers = Vec::new();
+        while let Some((length, answer)) = answer_to(&self.unread)? {
+            self.unread.drain(..length);
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+}
+
+/// The length of the first request and its answer; `None` if it is not whole yet.
+fn answer_to(bytes: &[u8]) -> io::Result<Option<(usize, Vec<u8>)>> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut request = httparse::Request::new(&mut headers);
+    let parsed = request.parse(bytes).map_err(io::Error::other)?;
+    let httparse::Status::Complete(head) = parsed else {
+        return Ok(None);
+    };
+    let length = request
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("Content-Length"))
+        .map_or(Some(0), |header| {
+            std::str::from_utf8(header.value).ok()?.parse().ok()
+        })
+        .ok_or_else(|| io::Error::other("a Content-Length is no number"))?;
+    let Some(body) = bytes.get(head..head + length) else {
+        return Ok(None);
+    };
+    let path = request.path.unwrap_or_default();
+    Ok(Some((head + length, response(path, body))))
+}
+
+fn response(path: &str, body: &[u8]) -> Vec<u8> {
+    let (status, body) = if let Some(key) = path.strip_prefix("/api/v1/latest/") {
+        ("200 OK", format!(r#"{{"key":"{key}","fields":{{}}}}"#))
+    } else if let Some(token) = token(body) {
+        let body = format!(r#"{{"a/b/0":1.0,"a/b/1":1.0,"token":{token}.0}}"#);
+        ("200 OK", body)
+    } else {
+        ("404 Not Found", "{}".to_owned())
+    };
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// The token of a flatten request, which its answer repeats.
+fn token(body: &[u8]) -> Option<&str> {
+    let at = body.windows(TOKEN.len()).position(|part| part == TOKEN)? + TOKEN.len();
+    let token = std::str::from_utf8(body.get(at..at + TOKEN_DIGITS)?).ok()?;
+    token.bytes().all(|it| it.is_ascii_digit()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Client, Request};
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    fn server(law: Law, discipline: Discipline) -> TruthServer {
+        TruthServer::start(Behaviour { law, discipline }, None).expect("a free port")
+    }
+
+    #[test]
+    fn the_null_server_answers_what_the_generator_asks() {
+        let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
+        let mut client = Client::connect(server.address(), LIMIT).expect("it listens");
+        let latest = Request::new("GET", "/api/v1/latest/bench-7");
+        let answer = client.exchange(&latest).expect("an answer");
+        assert_eq!(answer.text(), r#"{"key":"bench-7","fields":{}}"#);
+        let body = br#"{"token":1000000017,"a":{"b":[1,true]}}"#;
+        let answer = client.exchange(&Request::post("/api/v1/flatten", body));
+        let answer = answer.expect("an answer on the same connection");
+        assert_eq!(
+            answer.text(),
+            r#"{"a/b/0":1.0,"a/b/1":1.0,"token":1000000017.0}"#
+        );
+        let answer = client.exchange(&Request::new("GET", "/other"));
+        assert_eq!(answer.expect("an answer").status, 404);
+        server.stop().expect("no fault");
+    }
+
+    #[test]
+    fn requests_that_arrive_together_are_answered_in_order() {
+        let server = server(Law::Constant(Duration::from_millis(2)), Discipline::Single);
+        let mut client = Client::connect(server.address(), LIMIT).expect("it listens");
+        let request = |key: &str| {
+            let path = format!("/api/v1/latest/{key}");
+            Request::new("GET", &path).bytes(server.address())
+        };
+        let both = [request("a"), request("b")].concat();
+        let started = Instant::now();
+        client.send(&both).expect("connected");
+        for key in ["a", "b"] {
+            let answer = client.receive(false).expect("an answer");
+            assert!(answer.text().contains(key), "{}", answer.text());
+        }
+        assert!(started.elapsed() >= Duration::from_millis(4));
+    }
+
+    #[test]
+    fn a_frozen_server_answers_at_the_end_of_the_freeze() {
+        let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
+        let mut client = Client::connect(server.address(), LIMIT).expect("it listens");
+        let start = Instant::now();
+        let freeze = Freeze {
+            start_ns: 0,
+            end_ns: 100_000_000,
+        };
+        server.freeze(start, freeze);
+        let latest = Request::new("GET", "/api/v1/latest/k");
+        client.exchange(&latest).expect("an answer");
+        assert!(start.elapsed() >= Duration::from_millis(100));
+    }
+
+    #[test]
+    fn what_is_no_request_ends_its_connection_and_no_other() {
+        let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
+        let mut bad = Client::connect(server.address(), LIMIT).expect("it listens");
+        bad.send(b"\x00\x01\x02\r\n\r\n").expect("connected");
+        assert!(bad.is_closed_within(LIMIT));
+        let mut good = Client::connect(server.address(), LIMIT).expect("it listens");
+        let latest = Request::new("GET", "/api/v1/latest/k");
+        assert_eq!(good.exchange(&latest).expect("an answer").status, 200);
+    }
+}
