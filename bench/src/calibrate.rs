@@ -24,7 +24,7 @@ pub use ceiling::{Ceiling, Step, ceiling, step};
 pub use timers::{Lateness, lateness};
 pub use trials::{Trial, stall_p99_s, trials};
 
-/// What the transport over loopback and two wake-ups may add to what the server did.
+/// What the transport over loopback and the generator's wake-up may add to what the server did.
 pub const ALLOWED_NS: f64 = 50_000.0;
 /// And what the histograms and the scheduler may, as a share.
 pub const ALLOWED_RATIO: f64 = 0.03;

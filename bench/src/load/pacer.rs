@@ -28,6 +28,14 @@ pub enum Arrival {
 }
 
 impl Arrival {
+    /// Operations per second, on average.
+    #[must_use]
+    pub fn rate_per_s(self) -> f64 {
+        match self {
+            Self::Constant { rate_per_s, .. } | Self::Poisson { rate_per_s, .. } => rate_per_s,
+        }
+    }
+
     /// The pacer of this arrival.
     #[must_use]
     pub fn pacer(self) -> Box<dyn Pacer + Send> {

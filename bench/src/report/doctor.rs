@@ -26,7 +26,10 @@ pub fn page(examination: &Examination) -> String {
 
 /// Markdown, for a terminal.
 pub fn text(examination: &Examination) -> String {
-    markdown::text(&document(examination), "")
+    markdown::text(
+        &document(examination),
+        "Response times from the intended send, over loopback.",
+    )
 }
 
 fn document(it: &Examination) -> Document {
@@ -54,7 +57,7 @@ fn document(it: &Examination) -> Document {
 /// How to read the trials.
 const KNOWN_TRUTH: &str = "The generator was sent against a server that takes exactly as long as it was told to. \
 Expected is what a faultless instrument would measure of the very same schedule (Lindley's recursion); \
-a difference of 50 µs and 3 % is allowed, which is what two wake-ups and the transport take, and of 5 % beside \
+a difference of 50 µs and 3 % is allowed, which is what the transport and the wake-up of the generator take, and of 5 % beside \
 the formula of the stall. The blind p99 is what a client would tell that counts from the actual send: \
 the requests that a stalled server kept it from sending are missing in it (coordinated omission).";
 /// How to read the steps.
