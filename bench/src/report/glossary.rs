@@ -73,7 +73,7 @@ const TERMS: [(&str, &str); 20] = [
     ),
     (
         "95 % interval",
-        "bootstrap over blocks (10,000 resamples); for ratios widened to Student's t. Each interval stands for itself: of many, one in twenty misses. No noise floor was measured with a subject against itself.",
+        "bootstrap over blocks (10,000 resamples); for ratios widened to Student's t. Each interval stands for itself: of many, one in twenty misses.",
     ),
     (
         "winner",
