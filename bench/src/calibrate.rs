@@ -24,6 +24,10 @@ pub use ceiling::{Ceiling, Step, ceiling, step};
 pub use timers::{Lateness, lateness};
 pub use trials::{Trial, stall_p99_s, trials};
 
+/// Most steal in a trial, as a share of all CPU time.
+const MOST_STEAL_RATIO: f64 = 0.005;
+/// Most CPU of others in a trial, in cores.
+const MOST_FOREIGN_CORES: f64 = 0.02;
 /// What the transport over loopback and the generator's wake-up may add to what the server did.
 pub const ALLOWED_NS: f64 = 50_000.0;
 /// And what the histograms and the scheduler may, as a share.
@@ -106,6 +110,8 @@ pub struct Calibration {
     pub theory_mean_ns: Option<f64>,
     /// 99th percentile of the generator's own lateness, in ns.
     pub send_lag_p99_ns: f64,
+    /// What else the machine did.
+    pub host: HostDuring,
     /// What makes the trial worthless: wrong answers, timeouts, faults.
     pub faults: Vec<String>,
 }
@@ -115,6 +121,13 @@ impl Calibration {
     #[must_use]
     pub fn holds(&self) -> bool {
         self.faults.is_empty() && self.figures.iter().all(Figure::holds)
+    }
+
+    /// Whether others used the machine meanwhile, by the limits of a launch: told by what they
+    /// used, and never by the figures.
+    #[must_use]
+    pub fn is_disturbed(&self) -> bool {
+        self.host.steal_ratio > MOST_STEAL_RATIO || self.host.foreign_cores > MOST_FOREIGN_CORES
     }
 }
 

@@ -96,6 +96,11 @@ pub enum Verdict {
         /// The best one and those not told from it, best first.
         subjects: Vec<String>,
     },
+    /// Every two of them are shown to be equal within the margin of equivalence.
+    Equivalent {
+        /// All that have a figure, best first.
+        subjects: Vec<String>,
+    },
     /// Fewer than two subjects have a figure.
     NoData,
     /// The metric is shown and never ranked.
@@ -348,8 +353,12 @@ fn verdict(comparison: &Comparison) -> Verdict {
         .map(|other| (*other).to_owned())
         .collect();
     let subject = (*best).to_owned();
+    let is_equal = |pair: &Pair| pair.estimate.is_equivalent();
     if close.is_empty() {
         Verdict::Winner { subject }
+    } else if close.len() == others.len() && comparison.ratios.iter().all(is_equal) {
+        let subjects = std::iter::once(subject).chain(close).collect();
+        Verdict::Equivalent { subjects }
     } else {
         let subjects = std::iter::once(subject).chain(close).collect();
         Verdict::NoDifference { subjects }

@@ -212,20 +212,28 @@ mod tests {
     }
 
     #[test]
-    fn equal_subjects_have_no_winner() {
-        let mut run = synthetic::run(6);
-        for data in &mut run.launches {
-            // Each model meets each of the three values equally often.
-            let place =
-                data.launch.block + u32::try_from(data.launch.subject.len()).expect("short");
-            data.launch.resources.pss_bytes = 4_000_000 + u64::from(place % 3) * 20_000;
-        }
-        let summary = analyse(&run);
-        let pss = steady(&summary).comparison(Metric::Pss).expect("metric");
+    fn equal_subjects_have_no_winner_and_are_equal_only_if_that_is_shown() {
+        let verdict = |step_bytes| {
+            let mut run = synthetic::run(6);
+            for data in &mut run.launches {
+                // Each model meets each of the three values equally often.
+                let place =
+                    data.launch.block + u32::try_from(data.launch.subject.len()).expect("short");
+                data.launch.resources.pss_bytes = 4_000_000 + u64::from(place % 3) * step_bytes;
+            }
+            let summary = analyse(&run);
+            let pss = steady(&summary).comparison(Metric::Pss).expect("metric");
+            pss.verdict.clone()
+        };
+        let near = verdict(20_000);
         assert!(
-            matches!(&pss.verdict, Verdict::NoDifference { subjects } if subjects.len() == 3),
-            "{:?}",
-            pss.verdict
+            matches!(&near, Verdict::Equivalent { subjects } if subjects.len() == 3),
+            "{near:?}"
+        );
+        let wide = verdict(400_000);
+        assert!(
+            matches!(&wide, Verdict::NoDifference { subjects } if subjects.len() == 3),
+            "{wide:?}"
         );
     }
 

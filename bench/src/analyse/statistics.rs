@@ -12,6 +12,10 @@ pub const FEWEST_BLOCKS: usize = 3;
 /// and the same subject are known to show even in CPU per operation, the steadiest metric.
 pub const SMALLEST_EFFECT: f64 = 0.02;
 
+/// Largest relative difference that is no difference for a user: within it two subjects may be
+/// shown to be equal.
+pub const EQUIVALENCE_MARGIN: f64 = 0.05;
+
 /// Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom.
 const STUDENT_T: [f64; 20] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -66,6 +70,16 @@ impl RatioEstimate {
         self.blocks >= FEWEST_BLOCKS
             && self.ratio.ln().abs() >= SMALLEST_EFFECT.ln_1p()
             && self.interval.is_some_and(|i| !i.contains(1.0))
+    }
+
+    /// Whether the data show the two to be equal: enough blocks, and the whole interval within
+    /// [`EQUIVALENCE_MARGIN`]. That is two one-sided tests (Schuirmann, 1987) at 2.5 % each, where 5 %
+    /// would do; a wide interval shows nothing, however near to 1 its middle is.
+    #[must_use]
+    pub fn is_equivalent(&self) -> bool {
+        self.blocks >= FEWEST_BLOCKS
+            && self.interval.is_some()
+            && self.reach() <= EQUIVALENCE_MARGIN.ln_1p()
     }
 
     /// How far from 1 the ratio may be, as the larger of the interval's logarithms; without an

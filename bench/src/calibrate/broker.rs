@@ -8,6 +8,7 @@ use contract::QueueType;
 use super::trials::quantile_of;
 use super::{CalibrateError, Calibration, Cores, Figure, LEAD, TIMEOUT};
 use crate::broker::Broker;
+use crate::host::Reading;
 use crate::load::{AmqpPlan, Arrival, Generator, LoadPlan, LoadResult};
 use crate::record::Kind;
 use crate::truth::TruthConsumer;
@@ -15,14 +16,15 @@ use crate::truth::TruthConsumer;
 /// Load before the window.
 const WARM_UP: Duration = Duration::from_millis(500);
 /// Events per second: few enough that none waits for another.
-const RATE_PER_S: f64 = 100.0;
-/// The known delay.
-const DELAY: Duration = Duration::from_millis(5);
+const RATE_PER_S: f64 = 50.0;
+/// The two known delays: both longer than what the broker does for an event, so that it is idle when
+/// the reply comes, whichever it is.
+const SHORT: Duration = Duration::from_millis(5);
+const LONG: Duration = Duration::from_millis(10);
 
 /// Finds a known delay behind a broker.
 ///
-/// What the broker itself takes nobody knows, so the delay is told by the difference of two medians:
-/// with it and without it.
+/// What the broker itself takes nobody knows, so the delay is told by the difference of two medians.
 ///
 /// # Errors
 /// [`CalibrateError`] if the broker, the consumer or the generator cannot be used.
@@ -32,23 +34,31 @@ pub fn through_broker(
     cores: Cores,
     interrupt: &AtomicBool,
 ) -> Result<Calibration, CalibrateError> {
-    let at_once = drive(broker, Duration::ZERO, window, cores, interrupt)?;
-    let delayed = drive(broker, DELAY, window, cores, interrupt)?;
+    let before = Reading::take();
+    let short = drive(broker, SHORT, window, cores, interrupt)?;
+    let long = drive(broker, LONG, window, cores, interrupt)?;
+    let pids = broker.pids();
+    let pids: Vec<i32> = pids
+        .into_iter()
+        .filter_map(|it| i32::try_from(it).ok())
+        .collect();
+    let host = Reading::take().since(&before, &[], &pids);
     let median = |result: &LoadResult| quantile_of(result, "amqp.response", 0.5);
-    let added_ns = median(&delayed) - median(&at_once);
-    let faults = [&at_once, &delayed].map(faults).concat();
+    let added_ns = median(&long) - median(&short);
+    let faults = [&short, &long].map(faults).concat();
     Ok(Calibration {
         name: "through the broker".to_owned(),
-        truth: "the consumer of an event takes 5 ms, then none".to_owned(),
-        operations: delayed.operations.get(&Kind::Amqp).map_or(0, |it| it.ok),
+        truth: "the consumer of an event takes 5 ms, then 10".to_owned(),
+        operations: long.operations.get(&Kind::Amqp).map_or(0, |it| it.ok),
         figures: vec![Figure::new(
             "difference of the p50",
-            DELAY.as_secs_f64() * 1e9,
+            (LONG - SHORT).as_secs_f64() * 1e9,
             added_ns,
         )],
         blind_p99_ns: None,
         theory_mean_ns: None,
-        send_lag_p99_ns: quantile_of(&delayed, "amqp.send_lag", 0.99),
+        send_lag_p99_ns: quantile_of(&long, "amqp.send_lag", 0.99),
+        host,
         faults,
     })
 }

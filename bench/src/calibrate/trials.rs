@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{CalibrateError, Calibration, Cores, Drive, Figure, drive};
+use crate::host::Reading;
 use crate::load::{Arrival, Exchange, LoadResult};
 use crate::record::{Kind, OperationCounts};
 use crate::scenario::RestRequest;
@@ -185,7 +186,9 @@ impl Trial {
             warm_up: WARM_UP,
             window: self.window,
         };
+        let before = Reading::take();
         let result = drive(self.behaviour, &load, self.freeze(), cores, interrupt)?;
+        let host = Reading::take().since(&before, &[], &[]);
         let mut expected = self.expected_ns();
         expected.sort_unstable();
         Ok(Calibration {
@@ -196,6 +199,7 @@ impl Trial {
             blind_p99_ns: Some(quantile_of(&result, "rest.service", 0.99)),
             theory_mean_ns: self.theory_mean_s.map(|mean_s| mean_s * 1e9),
             send_lag_p99_ns: quantile_of(&result, "rest.send_lag", 0.99),
+            host,
             faults: faults(&result),
         })
     }

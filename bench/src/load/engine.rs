@@ -231,6 +231,8 @@ impl Engine<'_> {
             let kind = stream.target.kind();
             loop {
                 let now_ns = self.clock.now_ns();
+                // Here as well: a loop that never gets out of this one is the busiest of all.
+                self.meter.look(self.window, now_ns);
                 let is_open = stream
                     .next_ns()
                     .is_some_and(|next| next < self.window.end_ns);

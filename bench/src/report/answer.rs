@@ -122,6 +122,7 @@ fn undecided(summary: &Summary, comparison: &Comparison) -> String {
             let names: Vec<&str> = subjects.iter().map(|s| title(summary, s)).collect();
             format!("; {} not told apart", list(&names))
         }
+        Verdict::Equivalent { .. } => format!("; {}", format::equal()),
         _ => String::new(),
     };
     with_values(summary, comparison, &why)

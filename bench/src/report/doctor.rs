@@ -68,7 +68,13 @@ the send lag is its own lateness.";
 fn banner(it: &Examination) -> Banner {
     let held = it.calibrations.iter().filter(|it| it.holds()).count();
     let made = it.calibrations.len();
-    let mut text = format!("{held} of {made} trials found the truth");
+    let disturbed = it
+        .calibrations
+        .iter()
+        .filter(|it| it.is_disturbed())
+        .count();
+    let mut text =
+        format!("{held} of {made} trials found the truth, {disturbed} were disturbed by the host");
     if it.interrupted {
         text.push_str("; PARTIAL: the examination was interrupted");
     }
@@ -196,7 +202,7 @@ fn calibrations(calibrations: &[Calibration]) -> Table {
                         ),
                     ),
                     blind.map_or_else(Cell::default, microseconds),
-                    toned(trial.faults.is_empty(), first(trial.faults.join("; "))),
+                    toned(trial.faults.is_empty(), first(remarks(trial))),
                 ]
             })
     });
@@ -208,10 +214,18 @@ fn calibrations(calibrations: &[Calibration]) -> Table {
             "Observed, µs",
             "Error, µs",
             "Blind p99, µs",
-            "Faults",
+            "Remarks",
         ]),
         rows: rows.collect(),
     }
+}
+
+fn remarks(trial: &Calibration) -> String {
+    let disturbed = trial
+        .is_disturbed()
+        .then(|| "disturbed by the host".to_owned());
+    let remarks: Vec<String> = trial.faults.iter().cloned().chain(disturbed).collect();
+    remarks.join("; ")
 }
 
 fn steps(steps: &[Step]) -> Table {

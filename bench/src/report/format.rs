@@ -4,7 +4,7 @@ use crate::analyse::Summary;
 use crate::analyse::comparison::{Comparison, Row, Verdict};
 use crate::analyse::gates::{Gate, GateUnit, Limit};
 use crate::analyse::metric::{Metric, Unit};
-use crate::analyse::statistics::{Interval, RatioEstimate};
+use crate::analyse::statistics::{EQUIVALENCE_MARGIN, Interval, RatioEstimate};
 use crate::record::{CellFacts, Kind, Layout};
 
 /// About three significant digits, thousands grouped, never an exponent.
@@ -150,9 +150,18 @@ pub fn verdict(summary: &Summary, comparison: &Comparison) -> String {
             let names: Vec<_> = subjects.iter().map(|s| title(summary, s)).collect();
             format!("no difference shown between {}", list(&names))
         }
+        Verdict::Equivalent { subjects } => {
+            let names: Vec<_> = subjects.iter().map(|s| title(summary, s)).collect();
+            format!("{}: {}", equal(), list(&names))
+        }
         Verdict::NoData => "not enough valid figures".to_owned(),
         Verdict::NotRanked => "shown, not ranked".to_owned(),
     }
+}
+
+/// What is said of subjects that are shown to be equal.
+pub fn equal() -> String {
+    format!("equal within {} %", setting(EQUIVALENCE_MARGIN * 100.0))
 }
 
 /// The subject's name in tables.

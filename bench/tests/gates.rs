@@ -1,0 +1,202 @@
+//! Gates that fire because of what really happened: an overloaded generator, a frozen server, a
+//! liar, a noisy neighbour. What the numbers mean is tested where the gates are.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    sync::atomic::AtomicBool,
+    time::{Duration, Instant},
+};
+
+use threeways::{
+    analyse::{
+        LaunchData,
+        gates::{Standing, judge, standing},
+    },
+    host::Reading,
+    load::{Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan},
+    record::{HostDuring, Kind, Launch, Layout, Resources},
+    scenario::RestRequest,
+    truth::{Behaviour, Freeze, TruthServer},
+};
+
+const WARM_UP: Duration = Duration::from_millis(20);
+const WINDOW: Duration = Duration::from_millis(600);
+/// Window of a generator that cannot keep up: it has to count each of its operations all the same.
+const BRIEF: Duration = Duration::from_millis(100);
+/// Operations per second that no loop can send.
+const TOO_MANY_PER_S: f64 = 5e6;
+const CONNECTIONS: usize = 16;
+
+fn prepare(address: SocketAddr, rate_per_s: f64, window: Duration, timeout: Duration) -> Generator {
+    let plan = LoadPlan {
+        rest: Some(RestPlan {
+            address,
+            turns: Exchange::turns(&[RestRequest::Flatten], address),
+            connections: CONNECTIONS,
+            arrival: Some(Arrival::Constant {
+                rate_per_s,
+                phase: 0.0,
+            }),
+        }),
+        amqp: None,
+        warm_up: WARM_UP,
+        window,
+        timeout,
+        cpu: None,
+    };
+    Generator::prepare(plan).expect("the server listens")
+}
+
+/// The launch that a load amounts to, on a host where nothing else happened.
+fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
+    LaunchData {
+        launch: Launch {
+            ordinal: 0,
+            block: 0,
+            cell: "gates".into(),
+            subject: "truth".into(),
+            layout: Layout::Native,
+            command: vec![],
+            environment: BTreeMap::new(),
+            ready_s: 0.0,
+            stop_s: 0.0,
+            window_s: window.as_secs_f64(),
+            arrival_rate_per_s: BTreeMap::from([(Kind::Rest, rate_per_s)]),
+            operations: load.operations,
+            resources: Resources::default(),
+            drain: None,
+            conservation: None,
+            generator: load.generator,
+            host: HostDuring::default(),
+            faults: load.faults,
+        },
+        histograms: load.histograms,
+        samples: vec![],
+    }
+}
+
+/// What the launch is, and the gates that it failed.
+fn judged(data: &LaunchData) -> (Standing, Vec<String>) {
+    let gates = judge(data, 2);
+    let failed = gates.iter().filter(|gate| !gate.passed);
+    (
+        standing(&gates),
+        failed.map(|gate| gate.name.clone()).collect(),
+    )
+}
+
+fn load_null(
+    rate_per_s: f64,
+    window: Duration,
+    timeout: Duration,
+    freeze: Option<Freeze>,
+) -> LaunchData {
+    let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
+    let generator = prepare(server.address(), rate_per_s, window, timeout);
+    let start = Instant::now();
+    if let Some(freeze) = freeze {
+        server.freeze(start, freeze);
+    }
+    let load = generator.run_apart(start, &AtomicBool::new(false));
+    server.stop().expect("no fault");
+    launch(load, rate_per_s, window)
+}
+
+#[test]
+fn a_generator_that_is_asked_for_too_much_is_busy() {
+    let (standing, failed) = judged(&load_null(
+        TOO_MANY_PER_S,
+        BRIEF,
+        Duration::from_secs(1),
+        None,
+    ));
+    assert_eq!(standing, Standing::Invalid);
+    assert!(failed.iter().any(|it| it == "generator busy"), "{failed:?}");
+}
+
+#[test]
+fn a_send_that_is_missed_is_counted() {
+    let data = load_null(TOO_MANY_PER_S, BRIEF, Duration::from_millis(10), None);
+    let counts = &data.launch.operations[&Kind::Rest];
+    assert!(counts.not_sent > 0, "{counts:?}");
+    let (standing, failed) = judged(&data);
+    assert_eq!(standing, Standing::Invalid);
+    assert!(
+        failed.iter().any(|it| it == "REST issued/planned"),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn a_server_that_freezes_makes_timeouts_and_nothing_is_dropped() {
+    let freeze = Freeze {
+        start_ns: 200_000_000,
+        end_ns: 600_000_000,
+    };
+    let data = load_null(1_000.0, WINDOW, Duration::from_millis(100), Some(freeze));
+    let counts = &data.launch.operations[&Kind::Rest];
+    assert_eq!(counts.planned, 600);
+    let (standing, failed) = judged(&data);
+    assert_eq!(standing, Standing::Invalid);
+    assert!(failed.iter().any(|it| it == "REST timed out"), "{failed:?}");
+    let lost = "REST recorded − ended".to_owned();
+    assert!(!failed.contains(&lost), "{failed:?}");
+}
+
+/// Answers every request with the token of nobody.
+fn liar() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || lie(stream));
+        }
+    });
+    address
+}
+
+fn lie(mut stream: TcpStream) {
+    let body = r#"{"a/b/0":1.0,"a/b/1":1.0,"token":1.0}"#;
+    let length = body.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+    let mut bytes = [0; 4096];
+    while stream.read(&mut bytes).is_ok_and(|count| count > 0) {
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_another_request_is_no_answer() {
+    let generator = prepare(liar(), 200.0, WINDOW, Duration::from_secs(1));
+    let load = generator.run_apart(Instant::now(), &AtomicBool::new(false));
+    let (standing, failed) = judged(&launch(load, 200.0, WINDOW));
+    assert_eq!(standing, Standing::Invalid);
+    assert!(
+        failed.iter().any(|it| it == "REST wrong or failed"),
+        "{failed:?}"
+    );
+}
+
+#[test]
+fn a_noisy_neighbour_disturbs() {
+    let mut neighbour = Command::new("sh")
+        .args(["-c", "while :; do :; done"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("every system has a shell");
+    let before = Reading::take();
+    std::thread::sleep(WINDOW);
+    let host = Reading::take().since(&before, &[], &[]);
+    neighbour.kill().expect("it runs");
+    neighbour.wait().expect("it was killed");
+    let mut data = load_null(200.0, WINDOW, Duration::from_secs(2), None);
+    data.launch.host = host;
+    let (standing, failed) = judged(&data);
+    assert!(standing >= Standing::Disturbed);
+    assert!(failed.iter().any(|it| it == "foreign CPU"), "{failed:?}");
+}
