@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use contract::QueueType;
 
-use super::trials::quantile_of;
+use super::trials::{counts, faults, quantile_of};
 use super::{CalibrateError, Calibration, Cores, Figure, LEAD, TIMEOUT};
 use crate::broker::Broker;
 use crate::host::Reading;
@@ -45,11 +45,13 @@ pub fn through_broker(
     let host = Reading::take().since(&before, &[], &pids);
     let median = |result: &LoadResult| quantile_of(result, "amqp.response", 0.5);
     let added_ns = median(&long) - median(&short);
-    let faults = [&short, &long].map(faults).concat();
+    let faults = [&short, &long]
+        .map(|result| faults(result, Kind::Amqp))
+        .concat();
     Ok(Calibration {
         name: "through the broker".to_owned(),
         truth: "the consumer of an event takes 5 ms, then 10".to_owned(),
-        operations: long.operations.get(&Kind::Amqp).map_or(0, |it| it.ok),
+        operations: counts(&long, Kind::Amqp).ok,
         figures: vec![Figure::new(
             "difference of the p50",
             (LONG - SHORT).as_secs_f64() * 1e9,
@@ -92,15 +94,4 @@ fn drive(
     let result = generator.run_apart(Instant::now() + LEAD, interrupt);
     consumer.stop()?;
     Ok(result)
-}
-
-fn faults(result: &LoadResult) -> Vec<String> {
-    let mut faults = result.faults.clone();
-    if let Some(counts) = result.operations.get(&Kind::Amqp)
-        && counts.ok != counts.planned
-    {
-        let (ok, planned) = (counts.ok, counts.planned);
-        faults.push(format!("{ok} of {planned} events were answered rightly"));
-    }
-    faults
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::trials::quantile_of;
+use super::trials::{counts, quantile_of};
 use super::{CalibrateError, Cores, Drive, drive};
-use crate::load::{Arrival, Exchange, LoadResult};
-use crate::record::{Kind, Layout, OperationCounts};
+use crate::load::{Arrival, Exchange};
+use crate::record::{Kind, Layout};
 use crate::scenario::RestRequest;
 use crate::truth::Behaviour;
 
@@ -54,11 +54,6 @@ fn latest(address: SocketAddr) -> Vec<Exchange> {
     Exchange::turns(&[RestRequest::Latest], address)
 }
 
-fn counts(result: &LoadResult) -> OperationCounts {
-    let counts = result.operations.get(&Kind::Rest);
-    counts.cloned().unwrap_or_default()
-}
-
 /// Measures the ceiling of a layout.
 ///
 /// # Errors
@@ -77,7 +72,7 @@ pub fn ceiling(
         window,
     };
     let result = drive(Behaviour::NULL, &load, None, Cores::of(layout), interrupt)?;
-    let counts = counts(&result);
+    let counts = counts(&result, Kind::Rest);
     Ok(Ceiling {
         layout,
         connections,
@@ -114,7 +109,7 @@ pub fn step(
         Cores::of(Layout::Isolated),
         interrupt,
     )?;
-    let counts = counts(&result);
+    let counts = counts(&result, Kind::Rest);
     let per_operation = |ratio: f64| ratio * window.as_secs_f64() * 1e9 / counts.ok.max(1) as f64;
     Ok(Step {
         rate_per_s,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{CalibrateError, Calibration, Cores, Drive, Figure, drive};
 use crate::host::Reading;
-use crate::load::{Arrival, Exchange, LoadResult};
+use crate::load::{Arrival, Exchange, LoadResult, nanoseconds};
 use crate::record::{Kind, OperationCounts};
 use crate::scenario::RestRequest;
 use crate::truth::{Behaviour, Discipline, Freeze, Law, responses_ns};
@@ -194,13 +194,13 @@ impl Trial {
         Ok(Calibration {
             name: self.name.clone(),
             truth: self.truth.clone(),
-            operations: counts(&result).ok,
+            operations: counts(&result, Kind::Rest).ok,
             figures: self.figures(&expected, &result),
             blind_p99_ns: Some(quantile_of(&result, "rest.service", 0.99)),
             theory_mean_ns: self.theory_mean_s.map(|mean_s| mean_s * 1e9),
             send_lag_p99_ns: quantile_of(&result, "rest.send_lag", 0.99),
             host,
-            faults: faults(&result),
+            faults: faults(&result, Kind::Rest),
         })
     }
 
@@ -259,18 +259,21 @@ impl Trial {
     }
 }
 
-fn counts(result: &LoadResult) -> OperationCounts {
-    let counts = result.operations.get(&Kind::Rest);
+/// The counts of a kind; none if nothing was due.
+pub(super) fn counts(result: &LoadResult, kind: Kind) -> OperationCounts {
+    let counts = result.operations.get(&kind);
     counts.cloned().unwrap_or_default()
 }
 
 /// What went wrong beside the times.
-fn faults(result: &LoadResult) -> Vec<String> {
+pub(super) fn faults(result: &LoadResult, kind: Kind) -> Vec<String> {
     let mut faults = result.faults.clone();
-    let counts = counts(result);
+    let counts = counts(result, kind);
     if counts.ok != counts.planned {
         let (ok, planned) = (counts.ok, counts.planned);
-        faults.push(format!("{ok} of {planned} requests were answered rightly"));
+        faults.push(format!(
+            "{ok} of {planned} operations were answered rightly"
+        ));
     }
     faults
 }
@@ -287,10 +290,6 @@ fn quantile_in(sorted: &[u64], quantile: f64) -> f64 {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     let value = sorted.get(rank.max(1) - 1);
     value.map_or(0.0, |value| *value as f64)
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -213,7 +213,8 @@ fn poll_fault(error: &std::io::Error) -> String {
     format!("the generator's loop broke: {error}")
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+/// A duration in ns; the longest that fits if it is longer.
+pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

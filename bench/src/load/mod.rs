@@ -22,6 +22,7 @@ mod rest;
 
 pub use amqp::{AmqpPlan, seed_message};
 pub use engine::{LoadTarget, Observation, Window};
+pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
 pub use pacer::{Arrival, Pacer, SplitMix};
 pub use request::{Exchange, KEYS, key};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::load::SplitMix;
+use crate::load::{SplitMix, nanoseconds};
 
 /// How long the server takes for each request, in the order in which it gets to them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,10 +110,6 @@ pub fn responses_ns(
         behind(free_ns) - arrival_ns
     };
     served.map(response).collect()
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
