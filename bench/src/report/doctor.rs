@@ -21,7 +21,7 @@ pub fn json(examination: &Examination) -> String {
 
 /// A page.
 pub fn page(examination: &Examination) -> String {
-    html::page(&document(examination))
+    html::page(&document(examination), &[])
 }
 
 /// Markdown, for a terminal.

@@ -17,7 +17,7 @@ pub fn files(manifest: &Manifest, repetitions: &[Repetition]) -> [(&'static str,
     let document = document(manifest, repetitions);
     [
         ("report.md", markdown::text(&document, NUMBERS)),
-        ("report.html", html::page(&document)),
+        ("report.html", html::page(&document, &html::RUN_FILES)),
     ]
 }
 

@@ -20,12 +20,19 @@ impl Exporter for Html {
     }
 
     fn render(&self, run: &RunData, summary: &Summary) -> String {
-        page(&document(run, summary))
+        page(&document(run, summary), &RUN_FILES)
     }
 }
 
-/// The page of a document.
-pub(super) fn page(document: &Document) -> String {
+/// What a run folder holds beside its page: where each leads, and its name.
+pub(super) const RUN_FILES: [(&str, &str); 3] = [
+    ("summary.json", "summary.json"),
+    ("manifest.json", "manifest.json"),
+    ("launches/", "raw data"),
+];
+
+/// The page of a document, with links to the files that lie beside it.
+pub(super) fn page(document: &Document, files: &[(&str, &str)]) -> String {
     let mut body = String::new();
     document.blocks.iter().for_each(|b| block(&mut body, b));
     format!(
@@ -39,7 +46,7 @@ pub(super) fn page(document: &Document) -> String {
         title = escape(&document.title),
         answer = answer(&document.answer),
         validity = validity(document),
-        contents = contents(&document.blocks),
+        contents = contents(&document.blocks, files),
     )
 }
 
@@ -71,7 +78,7 @@ fn validity(document: &Document) -> String {
     format!("<p class=\"banner {class}\"><strong>Validity:</strong> {text}.</p>\n")
 }
 
-fn contents(blocks: &[Block]) -> String {
+fn contents(blocks: &[Block], files: &[(&str, &str)]) -> String {
     let links: String = blocks
         .iter()
         .filter_map(|block| match block {
@@ -80,10 +87,11 @@ fn contents(blocks: &[Block]) -> String {
         })
         .map(|title| format!("<a href=\"#{}\">{}</a>\n", anchor(title), escape(title)))
         .collect();
-    format!(
-        "<nav>\n{links}<a href=\"summary.json\">summary.json</a>\n\
-         <a href=\"manifest.json\">manifest.json</a>\n<a href=\"launches/\">raw data</a>\n</nav>\n"
-    )
+    let files: String = files
+        .iter()
+        .map(|(path, name)| format!("<a href=\"{path}\">{name}</a>\n"))
+        .collect();
+    format!("<nav>\n{links}{files}</nav>\n")
 }
 
 fn anchor(title: &str) -> String {
