@@ -28,6 +28,10 @@ pub use trials::{Trial, stall_p99_s, trials};
 const MOST_STEAL_RATIO: f64 = 0.005;
 /// Most CPU of others in a trial, in cores.
 const MOST_FOREIGN_CORES: f64 = 0.02;
+/// Longest time that the machine keeps the server from its loop, as a share of the load.
+const MOST_HELD_RATIO: f64 = 0.002;
+/// Latest that the generator may be at p99 in a trial, in ns.
+const LATEST_SEND_NS: f64 = 100_000.0;
 /// What the transport over loopback and the generator's wake-up may add to what the server did.
 pub const ALLOWED_NS: f64 = 50_000.0;
 /// And what the histograms and the scheduler may, as a share.
@@ -110,6 +114,9 @@ pub struct Calibration {
     pub theory_mean_ns: Option<f64>,
     /// 99th percentile of the generator's own lateness, in ns.
     pub send_lag_p99_ns: f64,
+    /// Share of the load in which the machine kept the server from its loop.
+    #[serde(default)]
+    pub held_ratio: f64,
     /// What else the machine did.
     pub host: HostDuring,
     /// What makes the trial worthless: wrong answers, timeouts, faults.
@@ -123,11 +130,14 @@ impl Calibration {
         self.faults.is_empty() && self.figures.iter().all(Figure::holds)
     }
 
-    /// Whether others used the machine meanwhile, by the limits of a launch: told by what they
-    /// used, and never by the figures.
+    /// Whether others used the machine meanwhile: told by what they used, by how long they kept the
+    /// server from its loop, and by how late the generator was, and never by the figures.
     #[must_use]
     pub fn is_disturbed(&self) -> bool {
-        self.host.steal_ratio > MOST_STEAL_RATIO || self.host.foreign_cores > MOST_FOREIGN_CORES
+        self.host.steal_ratio > MOST_STEAL_RATIO
+            || self.host.foreign_cores > MOST_FOREIGN_CORES
+            || self.held_ratio > MOST_HELD_RATIO
+            || self.send_lag_p99_ns > LATEST_SEND_NS
     }
 }
 
@@ -189,6 +199,13 @@ struct Drive {
     window: Duration,
 }
 
+/// What came of it.
+struct Driven {
+    result: LoadResult,
+    /// Share of the load in which the machine kept the server from its loop.
+    held_ratio: f64,
+}
+
 /// Starts a server, loads it, and stops it.
 fn drive(
     behaviour: Behaviour,
@@ -196,7 +213,7 @@ fn drive(
     freeze: Option<Freeze>,
     cores: Cores,
     interrupt: &AtomicBool,
-) -> Result<LoadResult, CalibrateError> {
+) -> Result<Driven, CalibrateError> {
     let server = TruthServer::start(behaviour, cores.server)?;
     let address = server.address();
     let generator = Generator::prepare(LoadPlan {
@@ -216,7 +233,12 @@ fn drive(
     if let Some(freeze) = freeze {
         server.freeze(start, freeze);
     }
+    let held_before = server.held();
     let result = generator.run_apart(start, interrupt);
+    let held = server.held() - held_before;
     server.stop()?;
-    Ok(result)
+    Ok(Driven {
+        result,
+        held_ratio: held.as_secs_f64() / (load.warm_up + load.window).as_secs_f64(),
+    })
 }

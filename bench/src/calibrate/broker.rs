@@ -60,6 +60,8 @@ pub fn through_broker(
         blind_p99_ns: None,
         theory_mean_ns: None,
         send_lag_p99_ns: quantile_of(&long, "amqp.send_lag", 0.99),
+        // The consumer sleeps between two messages and cannot tell.
+        held_ratio: 0.0,
         host,
         faults,
     })

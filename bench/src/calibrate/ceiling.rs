@@ -71,7 +71,7 @@ pub fn ceiling(
         warm_up: WARM_UP,
         window,
     };
-    let result = drive(Behaviour::NULL, &load, None, Cores::of(layout), interrupt)?;
+    let result = drive(Behaviour::NULL, &load, None, Cores::of(layout), interrupt)?.result;
     let counts = counts(&result, Kind::Rest);
     Ok(Ceiling {
         layout,
@@ -108,7 +108,8 @@ pub fn step(
         None,
         Cores::of(Layout::Isolated),
         interrupt,
-    )?;
+    )?
+    .result;
     let counts = counts(&result, Kind::Rest);
     let per_operation = |ratio: f64| ratio * window.as_secs_f64() * 1e9 / counts.ok.max(1) as f64;
     Ok(Step {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::{CalibrateError, Calibration, Cores, Drive, Figure, drive};
+use super::{CalibrateError, Calibration, Cores, Drive, Driven, Figure, drive};
 use crate::host::Reading;
 use crate::load::{Arrival, Exchange, LoadResult, nanoseconds};
 use crate::record::{Kind, OperationCounts};
@@ -187,7 +187,8 @@ impl Trial {
             window: self.window,
         };
         let before = Reading::take();
-        let result = drive(self.behaviour, &load, self.freeze(), cores, interrupt)?;
+        let Driven { result, held_ratio } =
+            drive(self.behaviour, &load, self.freeze(), cores, interrupt)?;
         let host = Reading::take().since(&before, &[], &[]);
         let mut expected = self.expected_ns();
         expected.sort_unstable();
@@ -199,6 +200,7 @@ impl Trial {
             blind_p99_ns: Some(quantile_of(&result, "rest.service", 0.99)),
             theory_mean_ns: self.theory_mean_s.map(|mean_s| mean_s * 1e9),
             send_lag_p99_ns: quantile_of(&result, "rest.send_lag", 0.99),
+            held_ratio,
             host,
             faults: faults(&result, Kind::Rest),
         })

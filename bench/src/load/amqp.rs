@@ -6,7 +6,7 @@
 //! subject's work (seen on 3.10).
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::engine::{Clock, LoadTarget, Observation};
+use super::clock::{Clock, Inbox};
+use super::engine::{LoadTarget, Observation};
 use super::request::key;
 use crate::amqp::{
     AMQPValue, BasicProperties, Connection, Delivery, Event, FieldTable, Message, Route, Session,
@@ -61,6 +62,7 @@ pub(super) struct Amqp {
     /// How much of it was confirmed.
     confirmed: u64,
     broken: bool,
+    inbox: Inbox,
 }
 
 impl Amqp {
@@ -80,6 +82,7 @@ impl Amqp {
         let prepare = || {
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
+            Inbox::register(&stream)?;
             let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
             epoll::add(poll.as_fd(), &stream, EventData::new_u64(token), flags)?;
             Ok(())
@@ -97,6 +100,7 @@ impl Amqp {
             published: 0,
             confirmed: 0,
             broken: false,
+            inbox: Inbox::new(READ_BYTES),
         })
     }
 
@@ -112,37 +116,43 @@ impl Amqp {
         Ok(())
     }
 
-    /// Reads what has come and hands it to the codec.
-    fn fill(&mut self) -> Result<(), crate::amqp::Error> {
-        let mut bytes = [0; READ_BYTES];
+    /// Reads what has come, hands it to the codec, and takes what it makes of it.
+    fn fill(
+        &mut self,
+        clock: Clock,
+        seen: &mut Vec<Observation>,
+    ) -> Result<(), crate::amqp::Error> {
         loop {
-            match self.stream.read(&mut bytes) {
-                Ok(0) => {
-                    let closed = std::io::ErrorKind::UnexpectedEof;
-                    return Err(crate::amqp::Error::Broken(closed.into()));
-                }
-                Ok(count) => {
-                    self.connection.receive(&bytes[..count])?;
-                    if count < READ_BYTES {
-                        return Ok(());
-                    }
-                }
+            let received = match self.inbox.read(&self.stream, clock) {
+                Ok(received) => received,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(crate::amqp::Error::Broken(error)),
+            };
+            let (count, at_ns) = (received.bytes.len(), received.at_ns);
+            if count == 0 {
+                let closed = std::io::ErrorKind::UnexpectedEof;
+                return Err(crate::amqp::Error::Broken(closed.into()));
+            }
+            self.connection.receive(received.bytes)?;
+            while let Some(event) = self.connection.next_event() {
+                self.take(event, at_ns, clock, seen);
+            }
+            if self.inbox.is_short(count) {
+                return Ok(());
             }
         }
     }
 
-    fn take(&mut self, event: Event, clock: Clock, seen: &mut Vec<Observation>) {
+    fn take(&mut self, event: Event, at_ns: u64, clock: Clock, seen: &mut Vec<Observation>) {
         match event {
-            Event::Delivery(_, delivery) => self.replied(&delivery, clock, seen),
+            Event::Delivery(_, delivery) => self.replied(&delivery, at_ns, seen),
             Event::Confirmed {
                 delivery_tag,
                 multiple,
                 ack,
                 ..
-            } => self.settle(delivery_tag, multiple, ack, clock, seen),
+            } => self.settle(delivery_tag, multiple, ack, at_ns, seen),
             Event::Returned(..) => seen.push(Observation::Fault(
                 "AMQP: an event came back because no queue is bound".into(),
             )),
@@ -159,7 +169,7 @@ impl Amqp {
         }
     }
 
-    fn replied(&mut self, delivery: &Delivery, clock: Clock, seen: &mut Vec<Observation>) {
+    fn replied(&mut self, delivery: &Delivery, at_ns: u64, seen: &mut Vec<Observation>) {
         let seq = delivery
             .properties
             .correlation_id()
@@ -184,7 +194,7 @@ impl Amqp {
             OperationOutcome::Wrong
         };
         let bytes = delivery.body.len();
-        seen.push(done(seq, published, clock.now_ns(), outcome, bytes));
+        seen.push(done(seq, published, at_ns, outcome, bytes));
     }
 
     fn settle(
@@ -192,10 +202,9 @@ impl Amqp {
         tag: u64,
         multiple: bool,
         ack: bool,
-        clock: Clock,
+        at_ns: u64,
         seen: &mut Vec<Observation>,
     ) {
-        let at_ns = clock.now_ns();
         let first = if multiple { 0 } else { tag };
         let tags: Vec<u64> = self
             .unconfirmed
@@ -236,10 +245,7 @@ impl Amqp {
         if self.broken {
             return;
         }
-        let result = self.fill();
-        while let Some(event) = self.connection.next_event() {
-            self.take(event, clock, seen);
-        }
+        let result = self.fill(clock, seen);
         let result = result.and_then(|()| self.flush().map_err(crate::amqp::Error::Broken));
         if let Err(error) = result
             && !self.broken

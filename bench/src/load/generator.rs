@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 
 use super::LoadError;
+use super::alarm::Alarm;
 use super::amqp::{Amqp, AmqpPlan};
-use super::engine::{Clock, Engine, Stream, Window, await_start};
+use super::clock::Clock;
+use super::engine::{Engine, Stream, Window, await_start};
 use super::meter::Meter;
 use super::pacer::Arrival;
 use super::recorder::Recorder;
@@ -30,6 +32,9 @@ use crate::run_dir::Histograms;
 /// rate; at 50,000 per second, and in a closed loop, p99 of the send lag was 30 ms in that class
 /// and 0.1 ms with a better nice value.
 const REAL_TIME_RATE_PER_S: f64 = 8_000.0;
+
+/// The stamps of answers that came before and behind that instant contradict each other.
+const TIME_WAS_SET: &str = "somebody set the time during the load";
 
 /// REST part of a plan.
 #[derive(Debug, Clone)]
@@ -176,10 +181,12 @@ impl Generator {
             recorder: Recorder::new(self.window),
             clock: Clock::new(start),
             meter: Meter::default(),
+            alarm: Alarm::default(),
         };
         for fault in unpinned
             .into_iter()
             .chain(engine.run().err().as_ref().map(poll_fault))
+            .chain(engine.clock.was_set().then(|| TIME_WAS_SET.to_owned()))
         {
             engine.recorder.fault(fault);
         }

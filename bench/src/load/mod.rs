@@ -10,8 +10,15 @@
 //!   busy. That wait is the subject's doing, so it is part of the response time and not of the lag.
 //! * `service`: first byte to complete answer.
 //! * `response`: *intended* instant to complete answer; the headline.
+//!
+//! An answer is complete when its last byte came to the client's socket, by the kernel's own stamp
+//! (`SO_TIMESTAMPNS`), and not when the loop got to read it: how soon this thread is woken is no
+//! property of the subject. Of several AMQP frames that are read at once, all bear the stamp of the
+//! last.
 
+mod alarm;
 mod amqp;
+mod clock;
 mod engine;
 mod generator;
 mod meter;

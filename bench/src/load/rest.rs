@@ -1,7 +1,8 @@
 //! HTTP/1.1 keep-alive connections of the generator, non-blocking.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::engine::{Clock, LoadTarget, Observation};
+use super::clock::{Clock, Inbox};
+use super::engine::{LoadTarget, Observation};
 use super::request::Exchange;
 use crate::http::{Framing, parse_chunked, parse_response_head};
 use crate::record::{Kind, Operation, OperationOutcome};
@@ -60,13 +62,15 @@ struct Connection {
     stream: Option<TcpStream>,
     pending: Option<Pending>,
     unread: Vec<u8>,
+    /// When the last byte of `unread` came.
+    arrived_ns: u64,
     unsent: Vec<u8>,
 }
 
 /// A whole answer.
-struct Answer {
+struct Answer<'a> {
     status: u16,
-    body: Vec<u8>,
+    body: Cow<'a, [u8]>,
     bytes: usize,
     keep_alive: bool,
 }
@@ -85,6 +89,7 @@ pub(super) struct Rest {
     /// Operations for which no connection was free.
     queue: VecDeque<Pending>,
     in_flight: usize,
+    inbox: Inbox,
 }
 
 impl Rest {
@@ -107,6 +112,7 @@ impl Rest {
             free: (0..connections).collect(),
             queue: VecDeque::new(),
             in_flight: 0,
+            inbox: Inbox::new(READ_BYTES),
         };
         for index in 0..connections {
             rest.connections.push(Connection::default());
@@ -119,6 +125,7 @@ impl Rest {
         let stream = TcpStream::connect_timeout(&self.address, within)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
+        Inbox::register(&stream)?;
         // Edge-triggered with both directions: one registration for the connection's life.
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let data = EventData::new_u64(self.token | index as u64);
@@ -190,42 +197,38 @@ impl Rest {
     }
 
     fn read(&mut self, index: usize, clock: Clock, seen: &mut Vec<Observation>) {
-        let is_open = self.connections[index].fill();
-        match self.connections[index].take_answer() {
-            Ok(Some(answer)) => self.answered(index, &answer, clock, seen),
-            Ok(None) => {}
-            Err(_) => return self.garbled(index, clock, seen),
-        }
+        let is_open = self.connections[index].fill(&mut self.inbox, clock);
+        self.take_answer(index, clock, seen);
         if !is_open {
             self.fail(index, clock, seen);
         }
     }
 
-    fn answered(
-        &mut self,
-        index: usize,
-        answer: &Answer,
-        clock: Clock,
-        seen: &mut Vec<Observation>,
-    ) {
-        let Some(pending) = self.connections[index].pending.take() else {
+    fn take_answer(&mut self, index: usize, clock: Clock, seen: &mut Vec<Observation>) {
+        let connection = &mut self.connections[index];
+        let answer = match Answer::parse(&connection.unread) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return,
+            Err(_) => return self.garbled(index, clock, seen),
+        };
+        let Some(pending) = connection.pending.take() else {
             seen.push(Observation::Fault(
                 "REST: an answer came that nobody had asked for".into(),
             ));
+            connection.unread.clear();
             return;
         };
         let turn = &self.turns[pending.seq as usize % self.turns.len()];
-        let right = turn.is_answered_by(pending.seq, answer.status, &answer.body);
-        if !right {
-            seen.push(Observation::Fault(wrong_answer(answer)));
-        }
-        let outcome = if right {
+        let outcome = if turn.is_answered_by(pending.seq, answer.status, &answer.body) {
             OperationOutcome::Ok
         } else {
+            seen.push(Observation::Fault(answer.complaint()));
             OperationOutcome::Wrong
         };
-        seen.push(pending.done(clock.now_ns(), outcome, answer.bytes, true));
-        if !answer.keep_alive {
+        seen.push(pending.done(connection.arrived_ns, outcome, answer.bytes, true));
+        let (bytes, keep_alive) = (answer.bytes, answer.keep_alive);
+        connection.unread.drain(..bytes);
+        if !keep_alive {
             self.close(index);
         }
         self.release(index, clock, seen);
@@ -240,10 +243,39 @@ impl Rest {
     }
 }
 
-fn wrong_answer(answer: &Answer) -> String {
-    let body = String::from_utf8_lossy(&answer.body);
-    let start: String = body.chars().take(120).collect();
-    format!("REST: a wrong answer, status {}: {start}", answer.status)
+impl<'a> Answer<'a> {
+    /// The answer at the start of `unread`; `None` if it is not complete yet.
+    fn parse(unread: &'a [u8]) -> Result<Option<Self>, crate::http::Error> {
+        let Some(head) = parse_response_head(unread)? else {
+            return Ok(None);
+        };
+        let rest = &unread[head.head_bytes..];
+        let (body, length) = match head.framing {
+            Framing::Length(length) if rest.len() >= length => {
+                (Cow::Borrowed(&rest[..length]), length)
+            }
+            Framing::Length(_) => return Ok(None),
+            Framing::Chunked => match parse_chunked(rest)? {
+                Some((body, length)) => (Cow::Owned(body), length),
+                None => return Ok(None),
+            },
+            Framing::UntilClose => {
+                return Err(crate::http::Error::Malformed("no length".to_owned()));
+            }
+        };
+        Ok(Some(Self {
+            status: head.status,
+            body,
+            bytes: head.head_bytes + length,
+            keep_alive: head.keep_alive,
+        }))
+    }
+
+    fn complaint(&self) -> String {
+        let body = String::from_utf8_lossy(&self.body);
+        let start: String = body.chars().take(120).collect();
+        format!("REST: a wrong answer, status {}: {start}", self.status)
+    }
 }
 
 impl Connection {
@@ -263,19 +295,19 @@ impl Connection {
         true
     }
 
-    /// Reads what has come; false if the peer has closed or the connection is broken.
-    fn fill(&mut self) -> bool {
-        let mut bytes = [0; READ_BYTES];
+    /// Reads what has come; false if the connection is broken or closed.
+    fn fill(&mut self, inbox: &mut Inbox, clock: Clock) -> bool {
         loop {
-            let Some(stream) = &mut self.stream else {
+            let Some(stream) = &self.stream else {
                 return true;
             };
-            match stream.read(&mut bytes) {
-                Ok(0) => return false,
-                Ok(count) => {
-                    self.unread.extend_from_slice(&bytes[..count]);
-                    // A short read has emptied the socket: the next byte is a new edge.
-                    if count < READ_BYTES {
+            match inbox.read(stream, clock) {
+                Ok(received) if received.bytes.is_empty() => return false,
+                Ok(received) => {
+                    self.arrived_ns = received.at_ns;
+                    self.unread.extend_from_slice(received.bytes);
+                    let count = received.bytes.len();
+                    if inbox.is_short(count) {
                         return true;
                     }
                 }
@@ -284,32 +316,6 @@ impl Connection {
                 Err(_) => return false,
             }
         }
-    }
-
-    fn take_answer(&mut self) -> Result<Option<Answer>, crate::http::Error> {
-        let Some(head) = parse_response_head(&self.unread)? else {
-            return Ok(None);
-        };
-        let rest = &self.unread[head.head_bytes..];
-        let (body, length) = match head.framing {
-            Framing::Length(length) if rest.len() >= length => (rest[..length].to_vec(), length),
-            Framing::Length(_) => return Ok(None),
-            Framing::Chunked => match parse_chunked(rest)? {
-                Some(decoded) => decoded,
-                None => return Ok(None),
-            },
-            Framing::UntilClose => {
-                return Err(crate::http::Error::Malformed("no length".to_owned()));
-            }
-        };
-        let bytes = head.head_bytes + length;
-        self.unread.drain(..bytes);
-        Ok(Some(Answer {
-            status: head.status,
-            body,
-            bytes,
-            keep_alive: head.keep_alive,
-        }))
     }
 }
 
@@ -370,5 +376,9 @@ impl LoadTarget for Rest {
 
     fn pending(&self) -> usize {
         self.in_flight + self.queue.len()
+    }
+
+    fn may_rest(&self) -> bool {
+        !self.free.is_empty()
     }
 }
