@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
+    mem::MaybeUninit,
     net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
@@ -66,9 +67,15 @@ pub struct ResponseHead {
 /// # Errors
 /// [`Error::Malformed`].
 pub fn parse_response_head(bytes: &[u8]) -> Result<Option<ResponseHead>, Error> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut headers);
-    let head_bytes = match response.parse(bytes) {
+    // Not filled beforehand: that would be 2 KB written for each answer.
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut headers,
+    );
+    let head_bytes = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(error) => return Err(Error::Malformed(error.to_string())),

@@ -25,7 +25,7 @@ const LONGEST_REST_NS: u64 = 500_000;
 /// Time between two looks at the deadlines.
 const EXPIRY_NS: u64 = 2_000_000;
 /// Events taken from the kernel at once.
-const EVENTS: usize = 256;
+pub(super) const EVENTS: usize = 256;
 
 /// The measured window in nanoseconds since the start of the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +190,8 @@ pub(super) struct Engine<'a> {
     pub(super) clock: Clock,
     pub(super) meter: Meter,
     pub(super) alarm: Alarm,
+    /// Room for what the kernel tells at once; empty between two looks.
+    pub(super) events: Vec<epoll::Event>,
 }
 
 impl Engine<'_> {
@@ -292,22 +294,19 @@ impl Engine<'_> {
 
     /// Looks for readiness for at most that long; whether there was any.
     fn poll(&mut self, timeout_ns: u64, seen: &mut Vec<Observation>) -> std::io::Result<bool> {
-        let mut events = [epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        }; EVENTS];
-        let count = match epoll::wait(self.poll.as_fd(), &mut events, Some(&timespec(timeout_ns))) {
-            Ok(count) => count,
-            Err(rustix::io::Errno::INTR) => 0,
+        let room = rustix::buffer::spare_capacity(&mut self.events);
+        match epoll::wait(self.poll.as_fd(), room, Some(&timespec(timeout_ns))) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-        };
-        for event in &events[..count] {
+        }
+        let woken = !self.events.is_empty();
+        for event in self.events.drain(..) {
             let token = event.data.u64();
             let (stream, source) = ((token >> 32) as usize, token as u32);
             self.streams[stream].target.ready(source, self.clock, seen);
         }
         self.record(seen);
-        Ok(count > 0)
+        Ok(woken)
     }
 
     /// Sleeps whatever comes; a signal may end it early, which the loop does not mind.
@@ -454,6 +453,7 @@ mod tests {
             clock: Clock::new(Instant::now()),
             meter: Meter::default(),
             alarm: Alarm::default(),
+            events: Vec::with_capacity(EVENTS),
         };
         engine.run().expect("epoll works");
         engine.recorder.finish()

@@ -15,7 +15,7 @@ use super::LoadError;
 use super::alarm::Alarm;
 use super::amqp::{Amqp, AmqpPlan};
 use super::clock::Clock;
-use super::engine::{Engine, Stream, Window, await_start};
+use super::engine::{EVENTS, Engine, Stream, Window, await_start};
 use super::meter::Meter;
 use super::pacer::Arrival;
 use super::recorder::Recorder;
@@ -182,6 +182,7 @@ impl Generator {
             clock: Clock::new(start),
             meter: Meter::default(),
             alarm: Alarm::default(),
+            events: Vec::with_capacity(EVENTS),
         };
         for fault in unpinned
             .into_iter()
