@@ -328,9 +328,11 @@ pub fn read_run(run: &RunDir) -> Result<RunData, RunDirError> {
         .launch_dirs()?
         .iter()
         .map(|dir| {
+            let (histograms, slices) = dir.times()?;
             Ok(LaunchData {
                 launch: dir.launch()?,
-                histograms: dir.histograms()?,
+                histograms,
+                slices,
                 samples: dir.samples()?,
             })
         })

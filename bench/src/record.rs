@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the method; results of different versions are not comparable.
-pub const METHOD_VERSION: u32 = 2;
+pub const METHOD_VERSION: u32 = 3;
 /// Folder of the launches in a run folder.
 pub const LAUNCHES: &str = "launches";
 
@@ -263,6 +263,19 @@ pub struct Sample {
     pub threads: u32,
     /// Processes.
     pub processes: u32,
+}
+
+/// What one equal part of the window says about one of a launch's times.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Start of the part, since the start of the window, in s.
+    pub start_s: f64,
+    /// Length of the part in s.
+    pub length_s: f64,
+    /// Operations whose intended instant lies in it.
+    pub operations: u64,
+    /// Their median time in ns; 0 if there are none.
+    pub median_ns: u64,
 }
 
 /// What the run was made of; written first, completed at the end.

@@ -74,6 +74,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             faults: load.faults,
         },
         histograms: load.histograms,
+        slices: BTreeMap::new(),
         samples: vec![],
     }
 }

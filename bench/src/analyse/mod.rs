@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Host, Launch, Manifest, Sample};
+use crate::record::{Host, Launch, Manifest, Sample, Slice};
 use comparison::CellSummary;
 use gates::{Gate, Standing};
 use metric::{Metric, Reading};
@@ -35,6 +35,8 @@ pub struct LaunchData {
     /// Times in ns by tag: `rest.response`, `rest.service`, `rest.send_lag`, the same with
     /// `amqp`, and `amqp.confirm`.
     pub histograms: BTreeMap<String, Histogram<u64>>,
+    /// The course of `*.response` and `*.send_lag` over the window, as far as it was kept.
+    pub slices: BTreeMap<String, Vec<Slice>>,
     /// Rows of `samples.csv`.
     pub samples: Vec<Sample>,
 }

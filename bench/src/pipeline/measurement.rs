@@ -123,7 +123,8 @@ pub(super) fn measure(bench: &mut Bench<'_>, task: &Task<'_>) -> Result<Vec<Stri
     faults.append(&mut measured.load.faults);
     let conservation = conservation(bench, &measured)?;
     let launch = record(task, &plan, &measured, conservation, faults);
-    dir.finish(&launch, &measured.load.histograms, &measured.samples)?;
+    let times = (&measured.load.histograms, &measured.load.intervals);
+    dir.finish(&launch, times, &measured.samples)?;
     match observed {
         Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => Err(error.into()),
         _ => Ok(launch.faults),
