@@ -210,6 +210,9 @@ pub struct Launch {
     pub window_s: f64,
     /// Offered load per kind in operations per second.
     pub arrival_rate_per_s: BTreeMap<Kind, f64>,
+    /// Kinds whose sends are a Poisson process: their gaps are exponential.
+    #[serde(default)]
+    pub poisson: Vec<Kind>,
     /// Counts per kind.
     pub operations: BTreeMap<Kind, OperationCounts>,
     /// The subject's resources.
@@ -315,6 +318,11 @@ pub struct Manifest {
     pub cells: Vec<CellFacts>,
     /// Order of the launches: per block, the pairs `cell subject`.
     pub order: Vec<Vec<String>>,
+    /// Highest REST rate of the generator against the built-in null server in each layout used, in
+    /// answers per second in a closed loop, measured before the first launch; empty for a run that
+    /// sends no REST requests.
+    #[serde(default)]
+    pub ceiling_per_s: BTreeMap<Layout, f64>,
     /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
     #[serde(default)]
     pub lanes: u32,
@@ -421,6 +429,7 @@ impl Launch {
             stop_s: 0.1,
             window_s: 1.0,
             arrival_rate_per_s: BTreeMap::new(),
+            poisson: vec![],
             operations: BTreeMap::new(),
             resources: Resources::default(),
             drain: None,

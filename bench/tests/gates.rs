@@ -65,6 +65,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             stop_s: 0.0,
             window_s: window.as_secs_f64(),
             arrival_rate_per_s: BTreeMap::from([(Kind::Rest, rate_per_s)]),
+            poisson: vec![],
             operations: load.operations,
             resources: Resources::default(),
             drain: None,
@@ -81,7 +82,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
 
 /// What the launch is, and the gates that it failed.
 fn judged(data: &LaunchData) -> (Standing, Vec<String>) {
-    let gates = judge(data, 2);
+    let gates = judge(data, 2, None);
     let failed = gates.iter().filter(|gate| !gate.passed);
     (
         standing(&gates),

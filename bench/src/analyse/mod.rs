@@ -4,7 +4,9 @@ pub mod change;
 pub mod comparison;
 pub mod gates;
 pub mod metric;
+pub mod significance;
 pub mod statistics;
+pub mod steady;
 #[cfg(test)]
 pub mod synthetic;
 
@@ -17,6 +19,7 @@ use crate::record::{Host, Launch, Manifest, Sample, Slice};
 use comparison::CellSummary;
 use gates::{Gate, Standing};
 use metric::{Metric, Reading};
+use steady::SteadyState;
 
 /// Everything that a run folder holds.
 #[derive(Debug, Clone)]
@@ -75,6 +78,9 @@ pub struct LaunchSummary {
     pub subject: String,
     /// Whether its figures may be used.
     pub standing: Standing,
+    /// How it ran while it was measured, where that can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steady: Option<SteadyState>,
     /// Every gate with its value.
     pub gates: Vec<Gate>,
     /// Its figures, whatever its standing.
@@ -162,7 +168,8 @@ fn titles(manifest: &Manifest) -> BTreeMap<String, String> {
 
 fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
     let launch = &data.launch;
-    let gates = gates::judge(data, manifest.host.cores);
+    let ceiling = manifest.ceiling_per_s.get(&launch.layout).copied();
+    let gates = gates::judge(data, manifest.host.cores, ceiling);
     let facts = manifest.cells.iter().find(|c| c.cell == launch.cell);
     let readings = facts
         .map(metric::activity)
@@ -176,6 +183,7 @@ fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
         cell: launch.cell.clone(),
         subject: launch.subject.clone(),
         standing: gates::standing(&gates),
+        steady: SteadyState::of(data),
         gates,
         readings,
     }

@@ -140,6 +140,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         subjects: SUBJECTS.map(subject).to_vec(),
         cells,
         order,
+        ceiling_per_s: BTreeMap::from([(Layout::Isolated, 30_000.0)]),
         lanes: 0,
     }
 }
@@ -183,6 +184,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
             stop_s: 0.05,
             window_s: cell.window_s,
             arrival_rate_per_s: cell.arrival_rate_per_s.clone(),
+            poisson: vec![],
             operations: operations(cell),
             resources: resources(cell, subject, noise),
             drain: drain(cell, subject, noise),

@@ -464,6 +464,7 @@ fn record(
         stop_s: measured.stop_s,
         window_s: measured.window_s,
         arrival_rate_per_s,
+        poisson: task.cell.poisson(),
         operations: measured.load.operations.clone(),
         resources: measured.resources.clone(),
         drain: measured.drain.clone(),

@@ -1,5 +1,6 @@
 //! What a run is made of, fixed before its first launch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -84,6 +85,7 @@ pub(super) fn manifest(
         subjects: subjects.iter().map(|built| built.facts.clone()).collect(),
         cells: cells.iter().map(Cell::facts).collect(),
         order: (0..blocks).map(|block| order(slots, block)).collect(),
+        ceiling_per_s: BTreeMap::new(),
         lanes: 0,
     }
 }

@@ -377,7 +377,7 @@ mod tests {
              multi-thread 4.29 MiB, multi-process 7.63 MiB); there is no lead in REST response p99 \
              (asynchronous 0.400 ms, multi-thread 0.402 ms, multi-process 0.581 ms; asynchronous and \
              multi-thread not told apart) and AMQP response p99 (asynchronous 2.40 ms, multi-thread \
-             2.40 ms, multi-process 2.59 ms; asynchronous and multi-thread not told apart)."
+             2.40 ms, multi-process 2.59 ms)."
         );
         assert_eq!(
             low,

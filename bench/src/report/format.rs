@@ -117,6 +117,12 @@ pub fn ratio(estimate: RatioEstimate) -> String {
 
 /// What stands in the table for a subject: value and, beneath it, the interval or the reason.
 pub fn row(metric: Metric, row: &Row) -> (String, String) {
+    if let Some(count) = row.unsteady {
+        return (
+            "–".to_owned(),
+            format!("no steady state in {}", launches(count)),
+        );
+    }
     match (row.median, row.interval, row.pooled, row.too_few) {
         (Some(median), Some(i), _, _) => (bare(metric, median), interval(metric, i)),
         (Some(median), None, _, _) => (bare(metric, median), "one block".to_owned()),
