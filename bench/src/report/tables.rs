@@ -298,7 +298,7 @@ fn made_of(manifest: &Manifest) -> [(&'static str, String); 7] {
     ]
 }
 
-fn made_on(manifest: &Manifest) -> [(&'static str, String); 5] {
+fn made_on(manifest: &Manifest) -> [(&'static str, String); 6] {
     let (host, broker) = (&manifest.host, &manifest.broker);
     let pinned = if broker.pinned {
         "pinned"
@@ -318,7 +318,26 @@ fn made_on(manifest: &Manifest) -> [(&'static str, String); 5] {
             format!("{} ({}, {pinned})", broker.version, broker.origin),
         ),
         ("Layouts", layouts(manifest)),
+        ("Ceiling of the generator", ceilings(manifest)),
     ]
+}
+
+/// REST only, since nothing takes the place of the broker.
+fn ceilings(manifest: &Manifest) -> String {
+    let ceilings = manifest.ceiling_per_s.iter();
+    let texts: Vec<String> = ceilings
+        .map(|(layout, rate)| {
+            format!(
+                "{} REST requests/s ({})",
+                format::number(*rate),
+                format::layout(*layout)
+            )
+        })
+        .collect();
+    match texts.is_empty() {
+        true => "not measured".to_owned(),
+        false => texts.join("; "),
+    }
 }
 
 fn layouts(manifest: &Manifest) -> String {
