@@ -309,7 +309,7 @@ fn limits(summary: &Summary) -> String {
     layouts.dedup();
     let names: Vec<&str> = layouts.into_iter().map(format::layout).collect();
     format!(
-        "the figures hold for this machine ({}, {} cores) and the {} layout, each interval stands for itself, and nothing is said about simplicity",
+        "the figures hold for this machine ({}, {} cores) and the {} layout, winners are adjusted for all comparisons of their cell (Holm), and nothing is said about simplicity",
         summary.host.cpu_model,
         summary.host.cores,
         list(&names)
@@ -392,8 +392,8 @@ mod tests {
             trust,
             "Trust: 72 of 72 launches valid (0 disturbed by the host, 0 invalid; every gate held); 3 \
              blocks are few, so that only large differences can show; the figures hold for this \
-             machine (Made-up CPU, 2 cores) and the isolated layout, each interval stands for itself, \
-             and nothing is said about simplicity."
+             machine (Made-up CPU, 2 cores) and the isolated layout, winners are adjusted for all \
+             comparisons of their cell (Holm), and nothing is said about simplicity."
         );
     }
 

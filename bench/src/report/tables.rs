@@ -59,7 +59,7 @@ pub fn comparisons(summary: &Summary, cell: &CellSummary) -> Table {
     let head = [
         "Metric",
         "Verdict",
-        "Ratios, paired by block (95 % interval)",
+        "Ratios, paired by block (95 % interval; adjusted p)",
     ];
     let ranked = cell
         .metrics
@@ -78,7 +78,8 @@ fn comparison(summary: &Summary, comparison: &Comparison) -> Vec<Cell> {
         .map(|pair| {
             let (a, b) = (&pair.subject, &pair.other);
             let (a, b) = (format::title(summary, a), format::title(summary, b));
-            format!("{a} / {b} = {}", format::ratio(pair.estimate))
+            let chance = format::chance(pair.estimate);
+            format!("{a} / {b} = {}{chance}", format::ratio(pair.estimate))
         })
         .collect();
     let won = matches!(comparison.verdict, Verdict::Winner { .. });
