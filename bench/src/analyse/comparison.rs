@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::gates::Standing;
+use super::gates::{Standing, is_quiet};
 use super::metric::{Better, Metric, Reading, needed_for, tag};
 use super::significance::holm;
 use super::statistics::{Interval, RatioEstimate, median_over_blocks, paired_ratio, seed_for};
@@ -63,7 +63,7 @@ pub struct Row {
     /// In that case the quantile over the operations of all valid launches together, if
     /// these are enough: shown without an interval and never ranked.
     pub pooled: Option<f64>,
-    /// Launches that had no steady state, if there were so many that no figure is given, however many
+    /// Launches that had no steady state on a quiet host, if there were so many that no figure is given, however many
     /// others had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsteady: Option<usize>,
@@ -254,12 +254,13 @@ impl Row {
     }
 }
 
-/// Launches of a subject in a cell that had no steady state, if there are too many to believe the
-/// others: chance makes one, but seldom two.
+/// Launches of a subject in a cell that had no steady state on a quiet host, if there are too many to
+/// believe the others: chance makes one, but seldom two.
 fn unsteady<'a>(metric: Metric, launches: impl Iterator<Item = &'a Judged<'a>>) -> Option<usize> {
     let moves = |launch: &LaunchSummary| {
         let state = launch.steady.as_ref();
-        state.is_some_and(|it| it.steadiness == Steadiness::NoSteadyState)
+        is_quiet(&launch.gates)
+            && state.is_some_and(|it| it.steadiness == Steadiness::NoSteadyState)
     };
     let count = launches.filter(|(launch, _)| moves(launch)).count();
     (metric.needs_steady_state() && count >= UNSTEADY_LAUNCHES).then_some(count)

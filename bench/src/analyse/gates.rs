@@ -180,8 +180,9 @@ pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<G
     gates.extend(ceiling_per_s.and_then(|ceiling| sends::ceiling(launch, ceiling)));
     gates.extend(sends::as_scheduled(data));
     gates.extend(little(data));
-    gates.extend(SteadyState::of(data).as_ref().map(steady));
     gates.extend(host(launch, f64::from(cores.max(1))));
+    let is_quiet = is_quiet(&gates);
+    gates.extend(SteadyState::of(data).map(|state| steady(&state, is_quiet)));
     gates
 }
 
@@ -391,10 +392,17 @@ fn little(data: &LaunchData) -> Option<Gate> {
     ))
 }
 
-/// A launch that moves is invalid and not disturbed: its figure is the mean of two states and belongs to
-/// neither. A disturbed launch is one that was made on a noisy host and is made again; what is made
-/// again because of its own figures would select among them.
-fn steady(state: &SteadyState) -> Gate {
+/// Whether no gate says that the host was noisy.
+pub(super) fn is_quiet(gates: &[Gate]) -> bool {
+    gates
+        .iter()
+        .all(|gate| gate.passed || gate.on_failure != Standing::Disturbed)
+}
+
+/// A launch that moves on a quiet host is invalid and not disturbed: its figure is the mean of two states
+/// and belongs to neither. A disturbed launch may be made again; what is made again because of its own
+/// figures would select among them. On a noisy host, it is the host that moves.
+fn steady(state: &SteadyState, is_quiet: bool) -> Gate {
     let moving = state.courses.iter();
     let moving = moving
         .filter(|it| it.steadiness != Steadiness::Flat)
@@ -405,6 +413,7 @@ fn steady(state: &SteadyState) -> Gate {
         Limit::at_most(0.0),
         moving as f64,
     );
+    let gate = if is_quiet { gate } else { gate.disturbing() };
     if moving == 0 {
         gate
     } else {

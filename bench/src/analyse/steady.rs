@@ -74,6 +74,15 @@ pub enum Quantity {
 }
 
 impl Quantity {
+    /// The level as the launch's figure has it: memory is the median of its samples, which a short
+    /// start does not move.
+    fn level(self, values: &[f64]) -> f64 {
+        match self {
+            Self::Pss => median(&mut values.to_vec()).unwrap_or_default(),
+            _ => mean(values),
+        }
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Throughput => "throughput",
@@ -94,9 +103,9 @@ pub struct Course {
     pub steadiness: Steadiness,
     /// Share of the window before the steady part, by MSER, in `[0, 0.5]`.
     pub cut_ratio: f64,
-    /// By how much the part before it changes the mean, as a share of the steady part's.
+    /// By how much the part before it changes the level, as a share of the steady part's.
     pub shift_ratio: f64,
-    /// Slope of the whole window over its length, as a share of the median.
+    /// Slope of the rest over the length of the window, as a share of the rest's median.
     pub trend_ratio: f64,
 }
 
@@ -148,7 +157,7 @@ impl Course {
                 format!("{:+.0} % over the window", self.trend_ratio * 100.0)
             }
             _ => format!(
-                "its first {:.0} % change the mean by {:+.0} %",
+                "its first {:.0} % change the level by {:+.0} %",
                 self.cut_ratio * 100.0,
                 self.shift_ratio * 100.0
             ),
@@ -271,13 +280,16 @@ impl Trend {
 fn classify(quantity: Quantity, values: &[f64], level: f64) -> Course {
     let cut = truncation(values);
     let (head, tail) = values.split_at(cut);
-    let shift_ratio = mean(values) / mean(tail) - 1.0;
-    let trend = Trend::of(values, values.len());
-    let moves = trend.is_shown(level) || stands_out(head, tail, level);
+    let shift_ratio = quantity.level(values) / quantity.level(tail) - 1.0;
+    let (whole, rest) = (
+        Trend::of(values, values.len()),
+        Trend::of(tail, values.len()),
+    );
+    let moves = whole.is_shown(level) || stands_out(head, tail, level);
     let begins_worse = (shift_ratio > 0.0) != (quantity == Quantity::Throughput);
     let steadiness = if !moves {
         Steadiness::Flat
-    } else if Trend::of(tail, values.len()).is_shown(LEVEL) {
+    } else if rest.is_shown(LEVEL) {
         Steadiness::NoSteadyState
     } else if shift_ratio.abs() < SMALLEST_SHIFT {
         Steadiness::Flat
@@ -291,7 +303,7 @@ fn classify(quantity: Quantity, values: &[f64], level: f64) -> Course {
         steadiness,
         cut_ratio: cut as f64 / values.len() as f64,
         shift_ratio,
-        trend_ratio: trend.ratio,
+        trend_ratio: rest.ratio,
     }
 }
 

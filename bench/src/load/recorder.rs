@@ -105,14 +105,6 @@ impl Recorder {
         }
     }
 
-    /// The part of the window in which an instant lies.
-    fn part(&self, at_ns: u64) -> usize {
-        let length_ns = (self.window.end_ns - self.window.start_ns).max(1);
-        let since_ns = at_ns.saturating_sub(self.window.start_ns);
-        let part = u128::from(since_ns) * u128::from(PARTS) / u128::from(length_ns);
-        usize::try_from(part).unwrap_or(usize::MAX)
-    }
-
     pub(super) fn observe(&mut self, observation: &Observation) {
         match observation {
             Observation::Sent {
@@ -179,13 +171,15 @@ impl Recorder {
         let Some(duration) = to_ns.checked_sub(from_ns) else {
             return self.fault(format!("{}: a duration is negative", tag(kind, what)));
         };
-        let part = self.part(intended_ns);
         let parts = self
             .histograms
             .entry((kind, what))
             .or_insert_with(|| vec![empty()]);
-        let last = parts.len() - 1;
-        parts[part.min(last)].saturating_record(duration);
+        let part = match parts.len() {
+            1 => 0,
+            count => part(self.window, intended_ns).min(count - 1),
+        };
+        parts[part].saturating_record(duration);
     }
 
     /// Notes a fault once, however often it is seen.
@@ -217,6 +211,14 @@ impl Recorder {
             faults: self.faults,
         }
     }
+}
+
+/// The part of the window in which an instant lies.
+fn part(window: Window, at_ns: u64) -> usize {
+    let length_ns = (window.end_ns - window.start_ns).max(1);
+    let since_ns = at_ns.saturating_sub(window.start_ns);
+    // Twenty times a window of a whole year fits.
+    usize::try_from(since_ns.saturating_mul(PARTS) / length_ns).unwrap_or(usize::MAX)
 }
 
 fn empty() -> Histogram<u64> {

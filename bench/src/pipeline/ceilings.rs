@@ -11,6 +11,9 @@ use crate::scenario::Cell;
 
 /// Window of each measurement: the rates are held against a third of what comes out.
 const WINDOW: Duration = Duration::from_millis(500);
+/// Measurements in each layout, of which the highest counts: whatever else happens on the machine
+/// can only lower what the generator reaches, and a ceiling is what it can reach.
+const ATTEMPTS: usize = 3;
 
 /// REST requests per second that the generator reaches against the null server, in each layout in
 /// which the cells send any; over the fewest connections that one of them has.
@@ -23,17 +26,14 @@ pub(super) fn measure(
 ) -> Result<BTreeMap<Layout, f64>, RunError> {
     let mut ceilings = BTreeMap::new();
     for (layout, connections) in connections(cells) {
-        let found = calibrate::ceiling(layout, connections, WINDOW, interrupt)?;
-        if interrupt.load(Ordering::Relaxed) {
-            break;
+        for _ in 0..ATTEMPTS {
+            let found = calibrate::ceiling(layout, connections, WINDOW, interrupt)?;
+            if interrupt.load(Ordering::Relaxed) {
+                return Ok(ceilings);
+            }
+            let highest = ceilings.entry(layout).or_insert(0.0_f64);
+            *highest = found.rate_per_s.max(*highest);
         }
-        if found.failed > 0 {
-            log::warn!(
-                "{} requests to the null server failed: its ceiling is too low",
-                found.failed
-            );
-        }
-        ceilings.insert(layout, found.rate_per_s);
     }
     Ok(ceilings)
 }

@@ -195,6 +195,17 @@ fn a_launch_that_warms_up_in_its_window_is_invalid_and_says_where() {
 }
 
 #[test]
+fn what_moves_on_a_noisy_host_is_disturbed() {
+    let (standing, failed) = launch_with(|data| {
+        data.launch.host.foreign_cores = 0.5;
+        let slices = data.slices.get_mut("rest.response").expect("kept");
+        slices[..4].iter_mut().for_each(|it| it.median_ns *= 2);
+    });
+    assert_eq!(standing, Standing::Disturbed);
+    assert_eq!(failed, ["foreign CPU", "steady state"]);
+}
+
+#[test]
 fn each_count_of_the_schedule_and_of_the_broker_has_its_gate() {
     type Change = fn(&mut LaunchData);
     let rest = |data: &mut LaunchData, change: fn(&mut OperationCounts)| {

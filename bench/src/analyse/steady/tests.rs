@@ -71,6 +71,15 @@ fn a_trend_that_is_shown_but_small_voids_nothing() {
 }
 
 #[test]
+fn memory_that_grows_at_first_is_flat_as_long_as_its_median_is() {
+    let grown = |place| if place < 7 { 0.9 } else { 1.0 };
+    let values = course(11, 20, 0.001, grown);
+    let of = |quantity| classify(quantity, &values, LEVEL_OF_FOUR).steadiness;
+    assert_eq!(of(Quantity::Pss), Steadiness::Flat);
+    assert_eq!(of(Quantity::Cpu), Steadiness::Slowdown);
+}
+
+#[test]
 fn a_single_outlier_is_no_change_of_state() {
     for place in 1..20 {
         let course = judged(Quantity::Cpu, |it| if it == place { 1.6 } else { 1.0 });

@@ -159,8 +159,8 @@ fn highest(groups: &[Group]) -> f64 {
     let rows = groups.iter().flat_map(|g| &g.rows);
     let found = rows.flat_map(|(_, row)| values(row).map(|(v, _)| v));
     let asked = groups.iter().filter_map(|g| g.asked);
-    let floors = groups.iter().filter_map(|g| Some(g.floor?.high));
-    found.chain(asked).chain(floors).fold(0.0, f64::max)
+    // Not the noise floor: of few blocks it may be so wide that nothing else would be seen.
+    found.chain(asked).fold(0.0, f64::max)
 }
 
 fn draw_row(
