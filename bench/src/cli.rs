@@ -78,9 +78,8 @@ fn run_exit_code(error: &RunError) -> u8 {
         RunError::Launch(_) => EXIT_FAULTY,
         RunError::Interrupted => EXIT_INTERRUPTED,
         RunError::Partial { source, .. } => run_exit_code(source),
-        RunError::Build(_) | RunError::Broker(_) | RunError::RunDir(_) | RunError::Machine(..) => {
-            EXIT_ENVIRONMENT
-        }
+        RunError::Build(_) | RunError::Broker(_) | RunError::RunDir(_) => EXIT_ENVIRONMENT,
+        RunError::Ceiling(_) | RunError::Machine(..) => EXIT_ENVIRONMENT,
     }
 }
 

@@ -1,8 +1,9 @@
 //! The order of a run, and the only module that knows it.
 //!
-//! `broker → build → quiet → (launch → verify → load ∥ sample → stop → write)* → analyse → report`.
+//! `broker → build → quiet → ceiling → (launch → verify → load ∥ sample → stop → write)* → analyse → report`.
 
 mod campaign;
+mod ceilings;
 mod doctor;
 mod inquiry;
 mod lanes;
@@ -21,6 +22,7 @@ use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
 use crate::analyse::{LaunchData, RunData, Summary, analyse};
 use crate::broker::{self, Broker};
+use crate::calibrate;
 use crate::device::Simulator;
 use crate::faults::{self, Repetition};
 use crate::launch::LaunchError;
@@ -113,6 +115,9 @@ pub enum RunError {
     /// A subject did not come up; it would not in any later launch either.
     #[error("a subject cannot be measured")]
     Launch(#[from] LaunchError),
+    /// The ceiling of the generator cannot be measured.
+    #[error("the ceiling of the generator cannot be measured")]
+    Ceiling(#[from] calibrate::CalibrateError),
     /// Something of the machine.
     #[error("{0}")]
     Machine(String, #[source] std::io::Error),
@@ -176,7 +181,7 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
         seed,
         interrupt,
     };
-    let measured = measure_all(&mut bench, &slots, &mut manifest);
+    let measured = measure_all(&mut bench, &cells, &slots, &mut manifest);
     visit.end(&broker);
     broker.stop();
     manifest.interrupted |= measured.is_err();
@@ -280,6 +285,7 @@ fn start_device() -> Result<Simulator, RunError> {
 /// Every launch in its order; the manifest says how far it came.
 fn measure_all(
     bench: &mut Bench<'_>,
+    cells: &[Cell],
     slots: &[Slot<'_>],
     manifest: &mut Manifest,
 ) -> Result<(), RunError> {
@@ -289,6 +295,8 @@ fn measure_all(
     if let Some(noise) = host::wait_until_quiet(limit, &broker, bench.interrupt) {
         log::warn!("{noise}; launches that it disturbs will say so");
     }
+    manifest.ceiling_per_s = ceilings::measure(cells, bench.interrupt)?;
+    bench.run.write_manifest(manifest)?;
     let progress = Progress::new(slots.len());
     for (ordinal, slot) in slots.iter().enumerate() {
         if bench.interrupt.load(Ordering::Relaxed) {
@@ -328,9 +336,11 @@ pub fn read_run(run: &RunDir) -> Result<RunData, RunDirError> {
         .launch_dirs()?
         .iter()
         .map(|dir| {
+            let (histograms, slices) = dir.times()?;
             Ok(LaunchData {
                 launch: dir.launch()?,
-                histograms: dir.histograms()?,
+                histograms,
+                slices,
                 samples: dir.samples()?,
             })
         })

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Version of the method; results of different versions are not comparable.
-pub const METHOD_VERSION: u32 = 2;
+pub const METHOD_VERSION: u32 = 3;
 /// Folder of the launches in a run folder.
 pub const LAUNCHES: &str = "launches";
 
@@ -210,6 +210,9 @@ pub struct Launch {
     pub window_s: f64,
     /// Offered load per kind in operations per second.
     pub arrival_rate_per_s: BTreeMap<Kind, f64>,
+    /// Kinds whose sends are a Poisson process: their gaps are exponential.
+    #[serde(default)]
+    pub poisson: Vec<Kind>,
     /// Counts per kind.
     pub operations: BTreeMap<Kind, OperationCounts>,
     /// The subject's resources.
@@ -265,6 +268,19 @@ pub struct Sample {
     pub processes: u32,
 }
 
+/// What one equal part of the window says about one of a launch's times.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Start of the part, since the start of the window, in s.
+    pub start_s: f64,
+    /// Length of the part in s.
+    pub length_s: f64,
+    /// Operations whose intended instant lies in it.
+    pub operations: u64,
+    /// Their median time in ns; 0 if there are none.
+    pub median_ns: u64,
+}
+
 /// What the run was made of; written first, completed at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -302,6 +318,11 @@ pub struct Manifest {
     pub cells: Vec<CellFacts>,
     /// Order of the launches: per block, the pairs `cell subject`.
     pub order: Vec<Vec<String>>,
+    /// Highest REST rate of the generator against the built-in null server in each layout used, in
+    /// answers per second in a closed loop, measured before the first launch; empty for a run that
+    /// sends no REST requests.
+    #[serde(default)]
+    pub ceiling_per_s: BTreeMap<Layout, f64>,
     /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
     #[serde(default)]
     pub lanes: u32,
@@ -408,6 +429,7 @@ impl Launch {
             stop_s: 0.1,
             window_s: 1.0,
             arrival_rate_per_s: BTreeMap::new(),
+            poisson: vec![],
             operations: BTreeMap::new(),
             resources: Resources::default(),
             drain: None,

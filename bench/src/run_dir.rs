@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 
-use crate::record::{LAUNCHES, Launch, Manifest, Sample};
+use crate::record::{LAUNCHES, Launch, Manifest, Sample, Slice};
 
 const MANIFEST: &str = "manifest.json";
 const LAUNCH: &str = "launch.json";
@@ -30,6 +30,10 @@ const KEPT_STDERR: usize = 4096;
 
 /// Histograms of one launch by tag, such as `rest.response`; values in nanoseconds.
 pub type Histograms = BTreeMap<String, Histogram<u64>>;
+/// Some of these for each equal part of the window, in order.
+pub type Intervals = BTreeMap<String, Vec<Histogram<u64>>>;
+/// What is read back of the intervals; the histograms themselves would fill the memory.
+pub type Slices = BTreeMap<String, Vec<Slice>>;
 
 /// Why a run folder could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -227,14 +231,14 @@ impl LaunchDir {
     pub fn finish(
         &self,
         launch: &Launch,
-        histograms: &Histograms,
+        (histograms, intervals): (&Histograms, &Intervals),
         samples: &[Sample],
     ) -> Result<(), RunDirError> {
         self.trim_stderr()?;
         if !histograms.is_empty() {
             write_atomically(
                 &self.path.join(HISTOGRAMS),
-                &histogram_log::encode(histograms, launch.window_s),
+                &histogram_log::encode(histograms, intervals, launch.window_s),
             )?;
         }
         write_atomically(&self.path.join(SAMPLES), samples_csv(samples).as_bytes())?;
@@ -275,9 +279,17 @@ impl LaunchDir {
     /// # Errors
     /// [`RunDirError::Read`] or [`RunDirError::Damaged`].
     pub fn histograms(&self) -> Result<Histograms, RunDirError> {
+        Ok(self.times()?.0)
+    }
+
+    /// Its histograms, and their course over the window as far as it was kept.
+    ///
+    /// # Errors
+    /// [`RunDirError::Read`] or [`RunDirError::Damaged`].
+    pub fn times(&self) -> Result<(Histograms, Slices), RunDirError> {
         let path = self.path.join(HISTOGRAMS);
         if !path.exists() {
-            return Ok(Histograms::new());
+            return Ok(Default::default());
         }
         histogram_log::decode(&read(&path)?).map_err(|reason| RunDirError::Damaged { path, reason })
     }
@@ -399,7 +411,7 @@ mod tests {
         let dir = run
             .begin_launch(0, &launch.cell, "async", 0)
             .expect("new folder");
-        dir.finish(&launch, &Histograms::new(), &[])
+        dir.finish(&launch, (&Histograms::new(), &Intervals::new()), &[])
             .expect("writable");
         assert_eq!(
             run.launches().expect("readable"),

@@ -304,6 +304,17 @@ impl Cell {
         rest.chain(amqp).collect()
     }
 
+    /// Kinds whose arrivals are a Poisson process.
+    #[must_use]
+    pub fn poisson(&self) -> Vec<Kind> {
+        let rest = self.load.rest.iter().map(|rest| (Kind::Rest, rest.arrival));
+        let amqp = self.load.amqp.iter().map(|amqp| (Kind::Amqp, amqp.arrival));
+        rest.chain(amqp)
+            .filter(|(_, arrival)| *arrival == ArrivalKind::Poisson)
+            .map(|(kind, _)| kind)
+            .collect()
+    }
+
     /// Whether the REST load waits for answers.
     #[must_use]
     pub fn is_closed_loop(&self) -> bool {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
@@ -18,6 +19,7 @@ use threeways::{
     host::Reading,
     load::{Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan},
     record::{HostDuring, Kind, Launch, Layout, Resources},
+    run_dir::{Intervals, RunDir},
     scenario::RestRequest,
     truth::{Behaviour, Freeze, TruthServer},
 };
@@ -65,6 +67,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             stop_s: 0.0,
             window_s: window.as_secs_f64(),
             arrival_rate_per_s: BTreeMap::from([(Kind::Rest, rate_per_s)]),
+            poisson: vec![],
             operations: load.operations,
             resources: Resources::default(),
             drain: None,
@@ -74,13 +77,14 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             faults: load.faults,
         },
         histograms: load.histograms,
+        slices: BTreeMap::new(),
         samples: vec![],
     }
 }
 
 /// What the launch is, and the gates that it failed.
 fn judged(data: &LaunchData) -> (Standing, Vec<String>) {
-    let gates = judge(data, 2);
+    let gates = judge(data, 2, None);
     let failed = gates.iter().filter(|gate| !gate.passed);
     (
         standing(&gates),
@@ -144,6 +148,71 @@ fn a_server_that_freezes_makes_timeouts_and_nothing_is_dropped() {
     assert!(failed.iter().any(|it| it == "REST timed out"), "{failed:?}");
     let lost = "REST recorded − ended".to_owned();
     assert!(!failed.contains(&lost), "{failed:?}");
+}
+
+/// The launch as it is read back from its folder, with the course of its times.
+fn read_back(data: LaunchData, intervals: &Intervals) -> LaunchData {
+    let parent = std::env::temp_dir().join(format!("gates-{}", std::process::id()));
+    let run = RunDir::create(&parent, "r1").expect("temporary folder");
+    let LaunchData {
+        launch, histograms, ..
+    } = data;
+    let dir = run
+        .begin_launch(launch.ordinal, &launch.cell, &launch.subject, launch.block)
+        .expect("new folder");
+    dir.finish(&launch, (&histograms, intervals), &[])
+        .expect("writable");
+    let (histograms, slices) = dir.times().expect("just written");
+    fs::remove_dir_all(parent).expect("made above");
+    LaunchData {
+        launch,
+        histograms,
+        slices,
+        samples: vec![],
+    }
+}
+
+#[test]
+fn a_server_that_is_slow_at_first_makes_a_warm_up() {
+    let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
+    let generator = prepare(server.address(), 1_000.0, WINDOW, Duration::from_secs(2));
+    let start = Instant::now();
+    server.freeze(
+        start,
+        Freeze {
+            start_ns: 0,
+            end_ns: 150_000_000,
+        },
+    );
+    let load = generator.run_apart(start, &AtomicBool::new(false));
+    server.stop().expect("no fault");
+    let intervals = load.intervals.clone();
+    let data = read_back(launch(load, 1_000.0, WINDOW), &intervals);
+    let (standing, failed) = judged(&data);
+    assert!(standing >= Standing::Disturbed);
+    assert!(failed.iter().any(|it| it == "steady state"), "{failed:?}");
+}
+
+#[test]
+fn equal_gaps_are_no_poisson_process() {
+    let mut data = load_null(1_000.0, WINDOW, Duration::from_secs(2), None);
+    let name = "REST gaps from exponential";
+    assert!(judge(&data, 2, None).iter().all(|gate| gate.name != name));
+    data.launch.poisson = vec![Kind::Rest];
+    let (standing, failed) = judged(&data);
+    assert_eq!(standing, Standing::Invalid);
+    assert!(failed.iter().any(|it| it == name), "{failed:?}");
+}
+
+#[test]
+fn a_rate_beyond_a_third_of_the_ceiling_is_invalid() {
+    let data = load_null(1_000.0, WINDOW, Duration::from_secs(2), None);
+    let fails = |ceiling| {
+        let gates = judge(&data, 2, Some(ceiling));
+        let name = "REST rate/ceiling of the generator";
+        gates.iter().any(|gate| gate.name == name && !gate.passed)
+    };
+    assert!(fails(2_999.0) && !fails(3_001.0));
 }
 
 /// Answers every request with the token of nobody.

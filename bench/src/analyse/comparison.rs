@@ -5,11 +5,16 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::gates::Standing;
+use super::gates::{Standing, is_quiet};
 use super::metric::{Better, Metric, Reading, needed_for, tag};
+use super::significance::holm;
 use super::statistics::{Interval, RatioEstimate, median_over_blocks, paired_ratio, seed_for};
+use super::steady::Steadiness;
 use super::{LaunchData, LaunchSummary};
 use crate::record::{CellFacts, Manifest};
+
+/// Launches without a steady state from which a subject has no figure in a cell.
+const UNSTEADY_LAUNCHES: usize = 2;
 
 /// A launch with its judgement.
 pub type Judged<'a> = (&'a LaunchSummary, &'a LaunchData);
@@ -58,6 +63,10 @@ pub struct Row {
     /// In that case the quantile over the operations of all valid launches together, if
     /// these are enough: shown without an interval and never ranked.
     pub pooled: Option<f64>,
+    /// Launches that had no steady state on a quiet host, if there were so many that no figure is given, however many
+    /// others had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsteady: Option<usize>,
 }
 
 /// The value of one launch.
@@ -115,11 +124,15 @@ impl CellSummary {
             .copied()
             .filter(|(l, _)| l.cell == cell.cell)
             .collect();
-        let metrics = Metric::ALL
+        let mut metrics: Vec<Comparison> = Metric::ALL
             .into_iter()
             .map(|metric| Comparison::of(manifest, &cell.cell, metric, &here))
             .filter(|comparison| !comparison.rows.is_empty())
             .collect();
+        adjust(&mut metrics);
+        for comparison in &mut metrics {
+            comparison.verdict = verdict(comparison);
+        }
         CellSummary {
             facts: cell.clone(),
             subjects: planned(manifest, &cell.cell),
@@ -152,15 +165,13 @@ impl Comparison {
         } else {
             Vec::new()
         };
-        let mut comparison = Comparison {
+        Comparison {
             metric,
             rows,
             ratios,
             floor: twin.filter(|_| is_ranked),
             verdict: Verdict::NotRanked,
-        };
-        comparison.verdict = verdict(&comparison);
-        comparison
+        }
     }
 
     /// Whether a ratio of two subjects is decided and beyond the noise floor.
@@ -187,7 +198,7 @@ impl Comparison {
     pub fn values(&self, subject: &str) -> Vec<f64> {
         let row = self.rows.get(subject);
         row.map_or_else(Vec::new, |row| {
-            by_block(self.metric, &row.blocks).into_values().collect()
+            row.usable(self.metric).into_values().collect()
         })
     }
 
@@ -213,17 +224,46 @@ impl Row {
         if blocks.is_empty() {
             return None;
         }
-        let values: Vec<f64> = by_block(metric, &blocks).into_values().collect();
-        let estimate = median_over_blocks(&values, seed);
-        Some(Row {
-            median: estimate.map(|(median, _)| median),
-            interval: estimate.and_then(|(_, interval)| interval),
-            used: values.len(),
-            too_few: values.is_empty().then(|| too_few(&blocks)).flatten(),
-            pooled: values.is_empty().then(|| pooled(metric, own)).flatten(),
+        let mut row = Row {
+            median: None,
+            interval: None,
+            used: 0,
+            too_few: None,
+            pooled: None,
+            unsteady: unsteady(metric, own.clone()),
             blocks,
-        })
+        };
+        let values: Vec<f64> = row.usable(metric).into_values().collect();
+        let estimate = median_over_blocks(&values, seed);
+        row.median = estimate.map(|(median, _)| median);
+        row.interval = estimate.and_then(|(_, interval)| interval);
+        row.used = values.len();
+        if values.is_empty() && row.unsteady.is_none() {
+            row.too_few = too_few(&row.blocks);
+            row.pooled = pooled(metric, own);
+        }
+        Some(row)
     }
+
+    /// The value of each block that may be used; none without a steady state.
+    fn usable(&self, metric: Metric) -> BTreeMap<u32, f64> {
+        match self.unsteady {
+            Some(_) => BTreeMap::new(),
+            None => by_block(metric, &self.blocks),
+        }
+    }
+}
+
+/// Launches of a subject in a cell that had no steady state on a quiet host, if there are too many to
+/// believe the others: chance makes one, but seldom two.
+fn unsteady<'a>(metric: Metric, launches: impl Iterator<Item = &'a Judged<'a>>) -> Option<usize> {
+    let moves = |launch: &LaunchSummary| {
+        let state = launch.steady.as_ref();
+        is_quiet(&launch.gates)
+            && state.is_some_and(|it| it.steadiness == Steadiness::NoSteadyState)
+    };
+    let count = launches.filter(|(launch, _)| moves(launch)).count();
+    (metric.needs_steady_state() && count >= UNSTEADY_LAUNCHES).then_some(count)
 }
 
 /// The usable value of each block: of repeated launches the first valid one.
@@ -304,9 +344,23 @@ fn pairs(metric: Metric, rows: &BTreeMap<String, Row>, seed: impl Fn(&[&str]) ->
     pairs
 }
 
+/// Adjusts the p values of a cell's pairs. The family is all pairs of all ranked metrics of one cell,
+/// since a cell asks one question and everything that may be called better in it answers that one;
+/// the cells ask different ones.
+fn adjust(comparisons: &mut [Comparison]) {
+    let pairs = comparisons.iter_mut().flat_map(|it| &mut it.ratios);
+    let estimates = pairs.map(|pair| &mut pair.estimate);
+    let (estimates, p_values): (Vec<_>, Vec<f64>) = estimates
+        .filter_map(|estimate| estimate.p_value.map(|p| (estimate, p)))
+        .unzip();
+    for (estimate, adjusted) in estimates.into_iter().zip(holm(&p_values)) {
+        estimate.adjusted_p_value = Some(adjusted);
+    }
+}
+
 fn shared_blocks(metric: Metric, a: &Row, b: &Row) -> Vec<(f64, f64)> {
-    let other = by_block(metric, &b.blocks);
-    by_block(metric, &a.blocks)
+    let other = b.usable(metric);
+    a.usable(metric)
         .into_iter()
         .filter_map(|(block, value)| Some((value, *other.get(&block)?)))
         .collect()
@@ -374,65 +428,4 @@ fn is_better(comparison: &Comparison, best: &str, other: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::analyse::{RunData, analyse, synthetic};
-
-    /// The run with a twin of `async` whose CPU is beside its original's by a share of `noise` up
-    /// in every other block, and down in those between.
-    fn with_twin(mut run: RunData, noise: f64) -> RunData {
-        let originals = run.launches.clone();
-        for mut twin in originals
-            .into_iter()
-            .filter(|it| it.launch.subject == "async")
-        {
-            let sign = if twin.launch.block.is_multiple_of(2) {
-                1.0
-            } else {
-                -1.0
-            };
-            let cpu = &mut twin.launch.resources.cpu_ns;
-            *cpu = (*cpu as f64 * (1.0 + sign * noise)) as u64;
-            twin.launch.subject = "async-twin".into();
-            run.launches.push(twin);
-        }
-        let facts = run.manifest.subjects.iter().find(|it| it.name == "async");
-        let twin = crate::record::SubjectFacts {
-            name: "async-twin".into(),
-            twin_of: Some("async".into()),
-            ..facts.expect("a subject").clone()
-        };
-        run.manifest.subjects.push(twin);
-        run
-    }
-
-    fn cpu(run: &RunData) -> Comparison {
-        let summary = analyse(run);
-        let mut cells = summary.cells.iter();
-        let cell = cells.find(|cell| cell.facts.scenario == "steady-mixed");
-        let cell = cell.expect("the run has it");
-        let found = cell.comparison(Metric::CpuPerOperation);
-        found.expect("it has a load").clone()
-    }
-
-    #[test]
-    fn a_twin_makes_the_floor_and_is_not_compared() {
-        let comparison = cpu(&with_twin(synthetic::run(8), 0.01));
-        let floor = comparison.floor.expect("the twin ran in every block");
-        assert!(floor.reach() > 0.001 && floor.reach() < 0.02, "{floor:?}");
-        assert!(!comparison.rows.contains_key("async-twin"));
-        assert_eq!(comparison.ratios.len(), 3);
-        assert!(matches!(comparison.verdict, Verdict::Winner { .. }));
-    }
-
-    #[test]
-    fn a_difference_within_the_floor_names_no_winner() {
-        let quiet = cpu(&synthetic::run(8));
-        assert!(matches!(quiet.verdict, Verdict::Winner { .. }));
-        let noisy = cpu(&with_twin(synthetic::run(8), 0.8));
-        assert!(
-            matches!(noisy.verdict, Verdict::NoDifference { .. }),
-            "{noisy:?}"
-        );
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LaunchData;
 use super::metric::{answered, tag};
+use super::steady::{Steadiness, SteadyState};
 use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
 
 /// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
@@ -150,8 +151,9 @@ pub fn standing(gates: &[Gate]) -> Standing {
         .unwrap_or(Standing::Valid)
 }
 
-/// Every gate that applies to the launch on a machine with that many cores.
-pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
+/// Every gate that applies to the launch on a machine with that many cores, on which the generator
+/// reaches that many REST requests per second, if this was measured.
+pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<Gate> {
     let launch = &data.launch;
     let mut gates = vec![faults(&launch.faults)];
     for (&kind, &rate) in &launch.arrival_rate_per_s {
@@ -175,8 +177,12 @@ pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
     if !launch.operations.is_empty() {
         gates.extend(generator(launch));
     }
+    gates.extend(ceiling_per_s.and_then(|ceiling| sends::ceiling(launch, ceiling)));
+    gates.extend(sends::as_scheduled(data));
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
+    let is_quiet = is_quiet(&gates);
+    gates.extend(SteadyState::of(data).map(|state| steady(&state, is_quiet)));
     gates
 }
 
@@ -281,7 +287,7 @@ fn send_lag(data: &LaunchData, kind: Kind) -> Option<Gate> {
     let lag = data.histograms.get(&tag(kind, "send_lag"))?;
     let response = data.histograms.get(&tag(kind, "response"))?;
     let (quantile, name) = lag_quantile(lag.len());
-    let limit_ns = (0.1 * value_at(response, 0.5)).max(100_000.0);
+    let limit_ns = lag_limit_ns(response);
     let gate = Gate::new(
         format!("{} send lag", word(kind)),
         GateUnit::Nanoseconds,
@@ -293,6 +299,11 @@ fn send_lag(data: &LaunchData, kind: Kind) -> Option<Gate> {
     } else {
         gate
     })
+}
+
+/// Largest send lag that does not falsify response times such as these, in ns.
+fn lag_limit_ns(response: &Histogram<u64>) -> f64 {
+    (0.1 * value_at(response, 0.5)).max(100_000.0)
 }
 
 fn value_at(histogram: &Histogram<u64>, quantile: f64) -> f64 {
@@ -381,6 +392,35 @@ fn little(data: &LaunchData) -> Option<Gate> {
     ))
 }
 
+/// Whether no gate says that the host was noisy.
+pub(super) fn is_quiet(gates: &[Gate]) -> bool {
+    gates
+        .iter()
+        .all(|gate| gate.passed || gate.on_failure != Standing::Disturbed)
+}
+
+/// A launch that moves on a quiet host is invalid and not disturbed: its figure is the mean of two states
+/// and belongs to neither. A disturbed launch may be made again; what is made again because of its own
+/// figures would select among them. On a noisy host, it is the host that moves.
+fn steady(state: &SteadyState, is_quiet: bool) -> Gate {
+    let moving = state.courses.iter();
+    let moving = moving
+        .filter(|it| it.steadiness != Steadiness::Flat)
+        .count();
+    let gate = Gate::new(
+        "steady state",
+        GateUnit::Count,
+        Limit::at_most(0.0),
+        moving as f64,
+    );
+    let gate = if is_quiet { gate } else { gate.disturbing() };
+    if moving == 0 {
+        gate
+    } else {
+        gate.noted(state.complaints().join("; "))
+    }
+}
+
 /// The limits are never finer than the ticks in which the kernel counts: in half a second
 /// one tick is 2 % of a core.
 fn host(launch: &Launch, cores: f64) -> [Gate; 2] {
@@ -403,5 +443,6 @@ fn host(launch: &Launch, cores: f64) -> [Gate; 2] {
     ]
 }
 
+mod sends;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use crate::record::{CellFacts, Kind, OperationCounts, Sample};
 /// Observations that must lie beyond a quantile before it is printed.
 const BEYOND_QUANTILE: u64 = 100;
 /// Shortest window whose growth says anything about an hour, in ms.
-const GROWTH_WINDOW_MS: f64 = 300_000.0;
+pub(super) const GROWTH_WINDOW_MS: f64 = 300_000.0;
 /// Parts of a window between which its growth is looked for.
 const GROWTH_PARTS: usize = 60;
 
@@ -265,6 +265,12 @@ impl Metric {
             Standing::Disturbed => self == Metric::PssSlope,
             Standing::Invalid => false,
         }
+    }
+
+    /// Whether the figure is the level of something over the window: readiness comes before it, and
+    /// growth is the very movement.
+    pub fn needs_steady_state(self) -> bool {
+        !matches!(self, Metric::Ready | Metric::PssSlope)
     }
 
     /// Kind and quantile of a response-time metric.

@@ -4,7 +4,9 @@ pub mod change;
 pub mod comparison;
 pub mod gates;
 pub mod metric;
+pub mod significance;
 pub mod statistics;
+pub mod steady;
 #[cfg(test)]
 pub mod synthetic;
 
@@ -13,10 +15,11 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Host, Launch, Manifest, Sample};
+use crate::record::{Host, Launch, Manifest, Sample, Slice};
 use comparison::CellSummary;
 use gates::{Gate, Standing};
 use metric::{Metric, Reading};
+use steady::SteadyState;
 
 /// Everything that a run folder holds.
 #[derive(Debug, Clone)]
@@ -35,6 +38,8 @@ pub struct LaunchData {
     /// Times in ns by tag: `rest.response`, `rest.service`, `rest.send_lag`, the same with
     /// `amqp`, and `amqp.confirm`.
     pub histograms: BTreeMap<String, Histogram<u64>>,
+    /// The course of `*.response` and `*.send_lag` over the window, as far as it was kept.
+    pub slices: BTreeMap<String, Vec<Slice>>,
     /// Rows of `samples.csv`.
     pub samples: Vec<Sample>,
 }
@@ -73,6 +78,9 @@ pub struct LaunchSummary {
     pub subject: String,
     /// Whether its figures may be used.
     pub standing: Standing,
+    /// How it ran while it was measured, where that can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steady: Option<SteadyState>,
     /// Every gate with its value.
     pub gates: Vec<Gate>,
     /// Its figures, whatever its standing.
@@ -160,7 +168,8 @@ fn titles(manifest: &Manifest) -> BTreeMap<String, String> {
 
 fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
     let launch = &data.launch;
-    let gates = gates::judge(data, manifest.host.cores);
+    let ceiling = manifest.ceiling_per_s.get(&launch.layout).copied();
+    let gates = gates::judge(data, manifest.host.cores, ceiling);
     let facts = manifest.cells.iter().find(|c| c.cell == launch.cell);
     let readings = facts
         .map(metric::activity)
@@ -174,6 +183,7 @@ fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
         cell: launch.cell.clone(),
         subject: launch.subject.clone(),
         standing: gates::standing(&gates),
+        steady: SteadyState::of(data),
         gates,
         readings,
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::significance::{LEVEL, student_p};
+
 /// Resamples of one bootstrap.
 pub const RESAMPLES: usize = 10_000;
 
@@ -61,15 +63,24 @@ pub struct RatioEstimate {
     pub interval: Option<Interval>,
     /// Blocks in which both launches are valid; of two runs, those of the one that has fewer.
     pub blocks: usize,
+    /// How often chance alone would show as much of a paired ratio, by Student's t over the blocks'
+    /// log ratios; absent with fewer than two blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p_value: Option<f64>,
+    /// The same, adjusted for all the comparisons that the ratio is one of (Holm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adjusted_p_value: Option<f64>,
 }
 
 impl RatioEstimate {
-    /// Whether the data tell the two apart: enough blocks, an interval without 1, and an
-    /// effect of at least [`SMALLEST_EFFECT`] whichever way round the ratio is taken.
+    /// Whether the data tell the two apart: enough blocks, an interval without 1, an effect of at
+    /// least [`SMALLEST_EFFECT`] whichever way round the ratio is taken, and, as one of many
+    /// comparisons, an adjusted p value of at most 5 %.
     pub fn is_decided(&self) -> bool {
         self.blocks >= FEWEST_BLOCKS
             && self.ratio.ln().abs() >= SMALLEST_EFFECT.ln_1p()
             && self.interval.is_some_and(|i| !i.contains(1.0))
+            && self.adjusted_p_value.is_none_or(|p| p <= LEVEL)
     }
 
     /// Whether the data show the two to be equal: enough blocks, and the whole interval within
@@ -102,7 +113,7 @@ impl RatioEstimate {
                 low: 1.0 / i.high,
                 high: 1.0 / i.low,
             }),
-            blocks: self.blocks,
+            ..*self
         }
     }
 }
@@ -152,6 +163,8 @@ pub fn paired_ratio(pairs: &[(f64, f64)], seed: u64) -> Option<RatioEstimate> {
         ratio: mean(&logs).exp(),
         interval: resampled.zip(student(&logs)).map(|(a, b)| a.hull(b).exp()),
         blocks: pairs.len(),
+        p_value: chance(&logs),
+        adjusted_p_value: None,
     })
 }
 
@@ -184,10 +197,12 @@ pub fn independent_ratio(a: &[f64], b: &[f64], seed: u64) -> Option<RatioEstimat
         ratio: difference.exp(),
         interval,
         blocks,
+        p_value: None,
+        adjusted_p_value: None,
     })
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / count(values)
 }
 
@@ -208,8 +223,24 @@ fn student(values: &[f64]) -> Option<Interval> {
     })
 }
 
+/// Two-sided p value of a mean of 0 by Student's t; `None` for fewer than two values.
+///
+/// Not that of a permutation of signs, which with ten blocks cannot fall below 1 in 512 and would
+/// leave nothing to adjust.
+fn chance(values: &[f64]) -> Option<f64> {
+    let freedom = values.len().checked_sub(1).filter(|&f| f > 0)?;
+    let centre = mean(values);
+    // Without any scatter the quotient is infinite, or no number if the mean is 0, too.
+    let t = centre / squared_error(values).sqrt();
+    Some(if t.is_nan() {
+        1.0
+    } else {
+        student_p(t, freedom)
+    })
+}
+
 /// Squared standard error of the mean of at least two values.
-fn squared_error(values: &[f64]) -> f64 {
+pub(super) fn squared_error(values: &[f64]) -> f64 {
     let centre = mean(values);
     let squares: f64 = values.iter().map(|v| (v - centre).powi(2)).sum();
     squares / (count(values) - 1.0) / count(values)

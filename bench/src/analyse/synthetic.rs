@@ -10,7 +10,7 @@ use super::statistics::seed_for;
 use super::{LaunchData, RunData};
 use crate::record::{
     BrokerFacts, CellFacts, Conservation, Drain, GeneratorFacts, Host, HostDuring, Kind, Launch,
-    Layout, METHOD_VERSION, Manifest, OperationCounts, Resources, Sample, SubjectFacts,
+    Layout, METHOD_VERSION, Manifest, OperationCounts, Resources, Sample, Slice, SubjectFacts,
 };
 
 const SUBJECTS: [(&str, &str); 3] = [
@@ -140,6 +140,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         subjects: SUBJECTS.map(subject).to_vec(),
         cells,
         order,
+        ceiling_per_s: BTreeMap::from([(Layout::Isolated, 30_000.0)]),
         lanes: 0,
     }
 }
@@ -183,6 +184,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
             stop_s: 0.05,
             window_s: cell.window_s,
             arrival_rate_per_s: cell.arrival_rate_per_s.clone(),
+            poisson: vec![],
             operations: operations(cell),
             resources: resources(cell, subject, noise),
             drain: drain(cell, subject, noise),
@@ -203,8 +205,33 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
             faults: vec![],
         },
         samples: samples(cell, subject, noise),
+        slices: slices(&histograms, cell.window_s, noise),
         histograms,
     }
+}
+
+/// Twenty equal parts of the window; only the scatter tells them apart.
+fn slices(
+    histograms: &BTreeMap<String, Histogram<u64>>,
+    window_s: f64,
+    noise: Noise,
+) -> BTreeMap<String, Vec<Slice>> {
+    let part = |histogram: &Histogram<u64>, place: u64| Slice {
+        start_s: window_s / 20.0 * place as f64,
+        length_s: window_s / 20.0,
+        operations: histogram.len() / 20,
+        median_ns: super::metric::to_u64(
+            noise.around(histogram.value_at_quantile(0.5) as f64, 100 + place),
+        ),
+    };
+    let in_parts =
+        |it: &(&String, &Histogram<u64>)| it.0.ends_with("response") || it.0.ends_with("send_lag");
+    let course = |histogram| (0..20).map(|place| part(histogram, place)).collect();
+    histograms
+        .iter()
+        .filter(in_parts)
+        .map(|(tag, histogram)| (tag.clone(), course(histogram)))
+        .collect()
 }
 
 /// Scatter of a launch; the same launch always scatters alike.

@@ -23,7 +23,7 @@ use super::request::Exchange;
 use super::rest::Rest;
 use crate::host;
 use crate::record::{GeneratorFacts, Kind, OperationCounts};
-use crate::run_dir::Histograms;
+use crate::run_dir::{Histograms, Intervals};
 
 /// Highest rate at which the loop asks for the real-time class, per second.
 ///
@@ -73,6 +73,8 @@ pub struct LoadResult {
     pub operations: BTreeMap<Kind, OperationCounts>,
     /// Times of the window by tag.
     pub histograms: Histograms,
+    /// Some of them for each equal part of the window.
+    pub intervals: Intervals,
     /// The generator's own behaviour.
     pub generator: GeneratorFacts,
     /// Events published, warm-up included.
@@ -202,6 +204,7 @@ impl Generator {
         LoadResult {
             operations: recorded.counts,
             histograms: recorded.histograms,
+            intervals: recorded.intervals,
             generator: GeneratorFacts {
                 busy_ratio: own.busy_ns as f64 / window_ns,
                 polling_ratio: own.polling_ns as f64 / window_ns,

@@ -6,19 +6,27 @@ use hdrhistogram::Histogram;
 
 use super::engine::{Observation, Window};
 use crate::record::{Kind, OperationCounts, OperationOutcome};
-use crate::run_dir::Histograms;
+use crate::run_dir::{Histograms, Intervals};
 
 /// Highest value that a histogram holds, in ns; higher ones are recorded as this.
 const HIGHEST_NS: u64 = 120_000_000_000;
 /// Significant decimal digits.
 const DIGITS: u8 = 3;
+/// Equal parts of the window for which [`IN_PARTS`] are kept apart.
+const PARTS: u64 = 20;
+/// Times whose course over the window is looked at: is the subject in a steady state, and does the
+/// generator drift?
+const IN_PARTS: [&str; 2] = ["response", "send_lag"];
 
 /// Counts and histograms of the operations whose intended instant lies in the window.
 #[derive(Debug)]
 pub(super) struct Recorder {
     window: Window,
     counts: BTreeMap<Kind, OperationCounts>,
-    histograms: BTreeMap<(Kind, &'static str), Histogram<u64>>,
+    /// One histogram for each part of the window, or one for the whole.
+    histograms: BTreeMap<(Kind, &'static str), Vec<Histogram<u64>>>,
+    /// When the loop got to the last operation of a kind.
+    last_ready_ns: BTreeMap<Kind, u64>,
     in_flight: InFlight,
     faults: Vec<String>,
 }
@@ -51,6 +59,7 @@ impl Recorder {
             window,
             counts: BTreeMap::new(),
             histograms: BTreeMap::new(),
+            last_ready_ns: BTreeMap::new(),
             in_flight: InFlight::default(),
             faults: Vec::new(),
         }
@@ -58,6 +67,7 @@ impl Recorder {
 
     /// The schedule's next operation has become due, or never will.
     pub(super) fn planned(&mut self, kind: Kind, intended_ns: u64) {
+        self.prepare(kind);
         if self.window.contains(intended_ns) {
             self.counts.entry(kind).or_default().planned += 1;
         }
@@ -70,10 +80,28 @@ impl Recorder {
         }
     }
 
-    /// The loop got to an operation.
+    /// The loop got to an operation: how late, and how long after the one before.
     pub(super) fn lag(&mut self, kind: Kind, intended_ns: u64, ready_ns: u64) {
+        let before_ns = self.last_ready_ns.insert(kind, ready_ns);
         if self.window.contains(intended_ns) {
-            self.record(kind, "send_lag", intended_ns, ready_ns);
+            self.record(kind, "send_lag", intended_ns, (intended_ns, ready_ns));
+            if let Some(before_ns) = before_ns {
+                self.record(kind, "send_gap", intended_ns, (before_ns, ready_ns));
+            }
+        }
+    }
+
+    /// Makes the histograms of a kind before its first operation, which as a rule is one of the
+    /// warm-up: their memory is asked for at once and taken page by page as values come.
+    ///
+    /// Each value goes into the histogram of its part alone; the sum is made at the end.
+    fn prepare(&mut self, kind: Kind) {
+        if self.histograms.contains_key(&(kind, IN_PARTS[0])) {
+            return;
+        }
+        for what in IN_PARTS {
+            let parts = (0..PARTS).map(|_| empty()).collect();
+            self.histograms.insert((kind, what), parts);
         }
     }
 
@@ -88,7 +116,8 @@ impl Recorder {
                 self.in_flight.change(*sent_ns, 1);
                 self.counts.entry(*kind).or_default().issued += 1;
                 if *kind == Kind::Rest {
-                    self.record(*kind, "connection_wait", *ready_ns, *sent_ns);
+                    let wait = (*ready_ns, *sent_ns);
+                    self.record(*kind, "connection_wait", *intended_ns, wait);
                 }
             }
             Observation::Done { operation, sent } => {
@@ -101,7 +130,7 @@ impl Recorder {
                 sent_ns,
                 at_ns,
             } if self.window.contains(*intended_ns) => {
-                self.record(Kind::Amqp, "confirm", *sent_ns, *at_ns);
+                self.record(Kind::Amqp, "confirm", *intended_ns, (*sent_ns, *at_ns));
             }
             Observation::Fault(fault) => self.fault(fault.clone()),
             Observation::Sent { .. } | Observation::Confirmed { .. } => {}
@@ -122,24 +151,35 @@ impl Recorder {
             return;
         }
         let kind = operation.kind;
-        self.record(kind, "response", operation.intended_ns, operation.done_ns);
+        let (intended_ns, done_ns) = (operation.intended_ns, operation.done_ns);
+        self.record(kind, "response", intended_ns, (intended_ns, done_ns));
         if sent {
-            self.in_flight.change(operation.done_ns, -1);
-            self.record(kind, "service", operation.sent_ns, operation.done_ns);
+            self.in_flight.change(done_ns, -1);
+            let service = (operation.sent_ns, done_ns);
+            self.record(kind, "service", intended_ns, service);
         }
     }
 
     /// A negative duration is a defect of the instrument and never a small number.
-    fn record(&mut self, kind: Kind, what: &'static str, from_ns: u64, to_ns: u64) {
+    fn record(
+        &mut self,
+        kind: Kind,
+        what: &'static str,
+        intended_ns: u64,
+        (from_ns, to_ns): (u64, u64),
+    ) {
         let Some(duration) = to_ns.checked_sub(from_ns) else {
             return self.fault(format!("{}: a duration is negative", tag(kind, what)));
         };
-        self.histograms
+        let parts = self
+            .histograms
             .entry((kind, what))
-            .or_insert_with(|| {
-                Histogram::new_with_bounds(1, HIGHEST_NS, DIGITS).expect("the bounds are valid")
-            })
-            .saturating_record(duration);
+            .or_insert_with(|| vec![empty()]);
+        let part = match parts.len() {
+            1 => 0,
+            count => part(self.window, intended_ns).min(count - 1),
+        };
+        parts[part].saturating_record(duration);
     }
 
     /// Notes a fault once, however often it is seen.
@@ -151,18 +191,46 @@ impl Recorder {
 
     pub(super) fn finish(self) -> Recorded {
         let window_ns = (self.window.end_ns - self.window.start_ns).max(1) as f64;
+        let (mut histograms, mut intervals) = (Histograms::new(), Intervals::new());
+        for ((kind, what), parts) in self.histograms {
+            let whole = sum(&parts);
+            if whole.is_empty() {
+                continue;
+            }
+            histograms.insert(tag(kind, what), whole);
+            if parts.len() > 1 {
+                intervals.insert(tag(kind, what), parts);
+            }
+        }
         Recorded {
             counts: self.counts,
-            histograms: self
-                .histograms
-                .into_iter()
-                .map(|((kind, what), histogram)| (tag(kind, what), histogram))
-                .collect(),
+            histograms,
+            intervals,
             max_in_flight: u64::try_from(self.in_flight.max).unwrap_or(0),
             mean_in_flight: (self.in_flight.integral_ns / window_ns).max(0.0),
             faults: self.faults,
         }
     }
+}
+
+/// The part of the window in which an instant lies.
+fn part(window: Window, at_ns: u64) -> usize {
+    let length_ns = (window.end_ns - window.start_ns).max(1);
+    let since_ns = at_ns.saturating_sub(window.start_ns);
+    // Twenty times a window of a whole year fits.
+    usize::try_from(since_ns.saturating_mul(PARTS) / length_ns).unwrap_or(usize::MAX)
+}
+
+fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, HIGHEST_NS, DIGITS).expect("the bounds are valid")
+}
+
+fn sum(parts: &[Histogram<u64>]) -> Histogram<u64> {
+    let mut whole = empty();
+    for part in parts {
+        whole.add(part).expect("all have the same bounds");
+    }
+    whole
 }
 
 fn tag(kind: Kind, what: &str) -> String {
@@ -177,6 +245,7 @@ fn tag(kind: Kind, what: &str) -> String {
 pub(super) struct Recorded {
     pub(super) counts: BTreeMap<Kind, OperationCounts>,
     pub(super) histograms: Histograms,
+    pub(super) intervals: Intervals,
     pub(super) max_in_flight: u64,
     pub(super) mean_in_flight: f64,
     pub(super) faults: Vec<String>,
@@ -241,6 +310,39 @@ mod tests {
         assert_eq!(recorded.histograms["rest.response"].max(), 500);
         assert_eq!(recorded.histograms["rest.service"].max(), 490);
         assert_eq!(recorded.histograms["rest.connection_wait"].max(), 6);
+    }
+
+    #[test]
+    fn each_operation_is_kept_in_the_part_of_its_intended_instant() {
+        let mut recorder = recorder();
+        recorder.planned(Kind::Rest, 100);
+        for intended_ns in [100, 149, 150, 1_099] {
+            recorder.observe(&operation(
+                intended_ns,
+                intended_ns + 700,
+                OperationOutcome::Ok,
+            ));
+        }
+        let recorded = recorder.finish();
+        let parts: Vec<u64> = recorded.intervals["rest.response"]
+            .iter()
+            .map(Histogram::len)
+            .collect();
+        let mut expected = vec![0; 20];
+        (expected[0], expected[1], expected[19]) = (2, 1, 1);
+        assert_eq!(parts, expected);
+        assert_eq!(recorded.histograms["rest.response"].len(), 4);
+        assert!(!recorded.histograms.contains_key("rest.send_lag"));
+    }
+
+    #[test]
+    fn a_gap_is_the_time_between_two_sends_and_reaches_back_into_the_warm_up() {
+        let mut recorder = recorder();
+        for (intended_ns, ready_ns) in [(50, 60), (150, 155), (250, 290)] {
+            recorder.lag(Kind::Rest, intended_ns, ready_ns);
+        }
+        let gaps = &recorder.finish().histograms["rest.send_gap"];
+        assert_eq!((gaps.len(), gaps.min(), gaps.max()), (2, 95, 135));
     }
 
     #[test]

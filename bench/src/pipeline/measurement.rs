@@ -123,7 +123,8 @@ pub(super) fn measure(bench: &mut Bench<'_>, task: &Task<'_>) -> Result<Vec<Stri
     faults.append(&mut measured.load.faults);
     let conservation = conservation(bench, &measured)?;
     let launch = record(task, &plan, &measured, conservation, faults);
-    dir.finish(&launch, &measured.load.histograms, &measured.samples)?;
+    let times = (&measured.load.histograms, &measured.load.intervals);
+    dir.finish(&launch, times, &measured.samples)?;
     match observed {
         Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => Err(error.into()),
         _ => Ok(launch.faults),
@@ -463,6 +464,7 @@ fn record(
         stop_s: measured.stop_s,
         window_s: measured.window_s,
         arrival_rate_per_s,
+        poisson: task.cell.poisson(),
         operations: measured.load.operations.clone(),
         resources: measured.resources.clone(),
         drain: measured.drain.clone(),

@@ -1,8 +1,10 @@
 //! What a run is made of, fixed before its first launch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::analyse::statistics::seed_for;
 use crate::host;
 use crate::load::SplitMix;
 use crate::profile::Profile;
@@ -22,22 +24,23 @@ pub(super) struct Slot<'a> {
 /// where the scenario wants one.
 ///
 /// Cells keep their order within a block, so that the subjects of one cell follow each other
-/// and share the machine's mood; the order of the subjects is shuffled anew each time.
+/// and share the machine's mood. The orders of the subjects in successive blocks are the rows of
+/// Williams squares, drawn for each cell by itself.
 pub(super) fn slots<'a>(
     cells: &'a [Cell],
     subjects: &'a [BuiltSubject],
     blocks: u32,
     seed: u64,
 ) -> Vec<Slot<'a>> {
-    let mut random = SplitMix(seed);
+    let mut orders: Vec<_> = cells
+        .iter()
+        .map(|cell| Orders::new(cell, subjects, seed))
+        .collect();
     let mut slots = Vec::new();
     for block in 0..blocks {
-        let due = |cell: &&Cell| cell.blocks.is_none_or(|most| block < most);
-        for cell in cells.iter().filter(due) {
-            let takes_part = |it: &&BuiltSubject| !it.is_twin() || cell.scenario.twin;
-            let mut order: Vec<_> = subjects.iter().filter(takes_part).collect();
-            random.shuffle(&mut order);
-            slots.extend(order.into_iter().map(|subject| Slot {
+        let due = |(cell, _): &(&Cell, _)| cell.blocks.is_none_or(|most| block < most);
+        for (cell, orders) in cells.iter().zip(&mut orders).filter(due) {
+            slots.extend(orders.next().into_iter().map(|subject| Slot {
                 block,
                 cell,
                 subject,
@@ -45,6 +48,66 @@ pub(super) fn slots<'a>(
         }
     }
     slots
+}
+
+/// The orders of one cell's subjects in successive blocks.
+struct Orders<'a> {
+    /// Which subject each letter of the square stands for, by chance.
+    subjects: Vec<&'a BuiltSubject>,
+    rows: Vec<Vec<usize>>,
+    /// Rows of the present cycle that are still to come.
+    left: Vec<Vec<usize>>,
+    random: SplitMix,
+}
+
+impl<'a> Orders<'a> {
+    /// From the run's seed and the cell's name, so that another cell changes nothing here.
+    fn new(cell: &Cell, subjects: &'a [BuiltSubject], seed: u64) -> Self {
+        let mut random = SplitMix(seed_for(seed, &["order", &cell.name]));
+        let takes_part = |it: &&BuiltSubject| !it.is_twin() || cell.scenario.twin;
+        let mut subjects: Vec<_> = subjects.iter().filter(takes_part).collect();
+        random.shuffle(&mut subjects);
+        Self {
+            rows: williams(subjects.len()),
+            subjects,
+            left: Vec::new(),
+            random,
+        }
+    }
+
+    /// The next order; after each cycle all rows come again, in another order.
+    fn next(&mut self) -> Vec<&'a BuiltSubject> {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.rows);
+            self.random.shuffle(&mut self.left);
+        }
+        let row = self.left.pop().unwrap_or_default();
+        row.into_iter()
+            .map(|letter| self.subjects[letter])
+            .collect()
+    }
+}
+
+/// Rows of `count` letters in which each letter stands in each place equally often and follows each
+/// other one equally often: a square for an even number, a pair of them for an odd one (Williams,
+/// "Experimental designs balanced for the estimation of residual effects of treatments", 1949).
+fn williams(count: usize) -> Vec<Vec<usize>> {
+    // 0, 1, n − 1, 2, n − 2, …: every difference of neighbours comes once.
+    let first = (0..count).map(|place| match place % 2 {
+        1 => place.div_ceil(2),
+        _ => (count - place / 2) % count,
+    });
+    let first: Vec<usize> = first.collect();
+    let turned = |by| -> Vec<usize> { first.iter().map(|it| (it + by) % count).collect() };
+    let mut rows: Vec<Vec<usize>> = (0..count).map(turned).collect();
+    if count % 2 == 1 && count > 1 {
+        let mirrored: Vec<_> = rows
+            .iter()
+            .map(|row| row.iter().rev().copied().collect())
+            .collect();
+        rows.extend::<Vec<_>>(mirrored);
+    }
+    rows
 }
 
 /// A seed for a run that was given none; it stands in the manifest.
@@ -84,6 +147,7 @@ pub(super) fn manifest(
         subjects: subjects.iter().map(|built| built.facts.clone()).collect(),
         cells: cells.iter().map(Cell::facts).collect(),
         order: (0..blocks).map(|block| order(slots, block)).collect(),
+        ceiling_per_s: BTreeMap::new(),
         lanes: 0,
     }
 }
@@ -156,6 +220,63 @@ mod tests {
         first.sort();
         first.dedup();
         assert_eq!(first.len(), 24);
+    }
+
+    /// How often each letter stands in each place, and how often each follows each other one.
+    fn counts(rows: &[Vec<usize>]) -> (Vec<usize>, Vec<usize>) {
+        let count = rows[0].len();
+        let (mut places, mut followers) = (vec![0; count * count], vec![0; count * count]);
+        for row in rows {
+            for (place, letter) in row.iter().enumerate() {
+                places[letter * count + place] += 1;
+            }
+            for pair in row.windows(2) {
+                followers[pair[0] * count + pair[1]] += 1;
+            }
+        }
+        followers = (0..count * count)
+            .filter(|it| it / count != it % count)
+            .map(|it| followers[it])
+            .collect();
+        (places, followers)
+    }
+
+    #[test]
+    fn in_a_square_each_stands_everywhere_and_follows_each_other_equally_often() {
+        for count in 2..9 {
+            let rows = williams(count);
+            let cycles = if count % 2 == 1 { 2 } else { 1 };
+            assert_eq!(rows.len(), cycles * count);
+            let (places, followers) = counts(&rows);
+            assert!(places.iter().all(|it| *it == cycles), "{count}: {places:?}");
+            assert!(
+                followers.iter().all(|it| *it == cycles),
+                "{count}: {followers:?}"
+            );
+        }
+        assert_eq!(williams(1), [[0]]);
+        assert!(williams(0).is_empty());
+    }
+
+    #[test]
+    fn the_blocks_of_a_cycle_are_such_squares_with_and_without_a_twin() {
+        let (mut cells, mut subjects) = (cells(), built());
+        cells.iter_mut().for_each(|cell| cell.scenario.twin = false);
+        cells[1].scenario.twin = true;
+        subjects.push(subjects[0].twin());
+        let names: Vec<String> = subjects.iter().map(|it| it.subject.name.clone()).collect();
+        let slots = slots(&cells, &subjects, 12, 7);
+        for (cell, count) in [(0, 3), (1, 4)] {
+            let here = |slot: &&Slot| slot.cell.name == cells[cell].name;
+            let letter = |slot: &Slot| names.iter().position(|it| *it == slot.subject.subject.name);
+            let letters: Vec<usize> = slots.iter().filter(here).filter_map(letter).collect();
+            let rows: Vec<Vec<usize>> = letters.chunks(count).map(<[usize]>::to_vec).collect();
+            // Twelve blocks are two cycles of three subjects and three of four.
+            let (places, followers) = counts(&rows);
+            assert!(places.iter().all(|it| *it == 12 / count), "{places:?}");
+            let often = 12 / count;
+            assert!(followers.iter().all(|it| *it == often), "{followers:?}");
+        }
     }
 
     #[test]

@@ -115,8 +115,23 @@ pub fn ratio(estimate: RatioEstimate) -> String {
     }
 }
 
+/// The adjusted p value of a ratio: `; p 0.012`; empty if it has none.
+pub fn chance(estimate: RatioEstimate) -> String {
+    match estimate.adjusted_p_value {
+        None => String::new(),
+        Some(p) if p < 0.001 => "; p < 0.001".to_owned(),
+        Some(p) => format!("; p {p:.3}"),
+    }
+}
+
 /// What stands in the table for a subject: value and, beneath it, the interval or the reason.
 pub fn row(metric: Metric, row: &Row) -> (String, String) {
+    if let Some(count) = row.unsteady {
+        return (
+            "–".to_owned(),
+            format!("no steady state in {}", launches(count)),
+        );
+    }
     match (row.median, row.interval, row.pooled, row.too_few) {
         (Some(median), Some(i), _, _) => (bare(metric, median), interval(metric, i)),
         (Some(median), None, _, _) => (bare(metric, median), "one block".to_owned()),

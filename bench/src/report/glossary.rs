@@ -8,7 +8,7 @@ pub fn terms() -> Vec<(String, String)> {
         .collect()
 }
 
-const TERMS: [(&str, &str); 20] = [
+const TERMS: [(&str, &str); 22] = [
     (
         "subject",
         "one service under test; here one per concurrency model.",
@@ -23,7 +23,7 @@ const TERMS: [(&str, &str); 20] = [
     ),
     (
         "block",
-        "every subject once in every cell, in an order fixed by the seed; subjects are compared within a block.",
+        "every subject once in every cell, in an order from a Williams square, so that each stands everywhere and follows each other one equally often; subjects are compared within a block.",
     ),
     (
         "noise floor",
@@ -77,7 +77,15 @@ const TERMS: [(&str, &str); 20] = [
     ),
     (
         "winner",
-        "better than every other subject with an interval of the ratio that excludes 1, by at least 2 % and over at least three blocks; else \"no difference shown\", which is not \"equal\".",
+        "better than every other subject with an interval of the ratio that excludes 1 and an adjusted p value of at most 5 %, by at least 2 % and over at least three blocks; else \"no difference shown\", which is not \"equal\".",
+    ),
+    (
+        "adjusted p value",
+        "how often chance alone would show as much, times the comparisons of the cell that it is one of (Holm 1979): up to 5 %, the chance of even one false winner in the cell is at most that.",
+    ),
+    (
+        "steady state",
+        "response times, CPU and PSS keep their level over the window; a launch that warms up, slows down or never settles in it is invalid, and a subject with two of the last kind in a cell has no figure there.",
     ),
     (
         "valid, disturbed, invalid",

@@ -70,6 +70,14 @@ impl Svg {
         self.push(format_args!(r#"<path class="{class}" d="{data}"/>"#));
     }
 
+    /// A rectangle between two opposite corners.
+    pub fn area(&mut self, class: &str, (left, top): (f64, f64), (right, bottom): (f64, f64)) {
+        let (width, height) = ((right - left).max(0.0), (bottom - top).max(0.0));
+        self.push(format_args!(
+            r#"<rect class="{class}" x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{height:.1}"/>"#
+        ));
+    }
+
     /// A filled or hollow dot, according to the class.
     pub fn dot(&mut self, class: &str, (x, y): (f64, f64), radius: f64) {
         self.push(format_args!(

@@ -59,7 +59,7 @@ pub fn comparisons(summary: &Summary, cell: &CellSummary) -> Table {
     let head = [
         "Metric",
         "Verdict",
-        "Ratios, paired by block (95 % interval)",
+        "Ratios, paired by block (95 % interval; adjusted p)",
     ];
     let ranked = cell
         .metrics
@@ -78,7 +78,8 @@ fn comparison(summary: &Summary, comparison: &Comparison) -> Vec<Cell> {
         .map(|pair| {
             let (a, b) = (&pair.subject, &pair.other);
             let (a, b) = (format::title(summary, a), format::title(summary, b));
-            format!("{a} / {b} = {}", format::ratio(pair.estimate))
+            let chance = format::chance(pair.estimate);
+            format!("{a} / {b} = {}{chance}", format::ratio(pair.estimate))
         })
         .collect();
     let won = matches!(comparison.verdict, Verdict::Winner { .. });
@@ -298,7 +299,7 @@ fn made_of(manifest: &Manifest) -> [(&'static str, String); 7] {
     ]
 }
 
-fn made_on(manifest: &Manifest) -> [(&'static str, String); 5] {
+fn made_on(manifest: &Manifest) -> [(&'static str, String); 6] {
     let (host, broker) = (&manifest.host, &manifest.broker);
     let pinned = if broker.pinned {
         "pinned"
@@ -318,7 +319,26 @@ fn made_on(manifest: &Manifest) -> [(&'static str, String); 5] {
             format!("{} ({}, {pinned})", broker.version, broker.origin),
         ),
         ("Layouts", layouts(manifest)),
+        ("Ceiling of the generator", ceilings(manifest)),
     ]
+}
+
+/// REST only, since nothing takes the place of the broker.
+fn ceilings(manifest: &Manifest) -> String {
+    let ceilings = manifest.ceiling_per_s.iter();
+    let texts: Vec<String> = ceilings
+        .map(|(layout, rate)| {
+            format!(
+                "{} REST requests/s ({})",
+                format::number(*rate),
+                format::layout(*layout)
+            )
+        })
+        .collect();
+    match texts.is_empty() {
+        true => "not measured".to_owned(),
+        false => texts.join("; "),
+    }
 }
 
 fn layouts(manifest: &Manifest) -> String {

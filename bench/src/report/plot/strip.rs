@@ -4,13 +4,17 @@ use super::super::format::{self, layout, list};
 use super::super::svg::{Anchor, Svg, text_width};
 use super::axis::{self, Scale};
 use super::{Figure, Palette, WIDTH};
-use crate::analyse::comparison::{CellSummary, Row};
+use crate::analyse::comparison::{CellSummary, Comparison, Row};
 use crate::analyse::gates::Standing;
 use crate::analyse::metric::Metric;
+use crate::analyse::statistics::Interval;
 use crate::record::{CellFacts, Kind};
 
 const RIGHT: f64 = WIDTH - 78.0;
 const ROW: f64 = 26.0;
+/// Room for the legend of the grey band.
+const LEGEND: f64 = 22.0;
+const LEGEND_TEXT: &str = "noise floor: one subject against itself";
 /// Widest room for names; a longer one ends in an ellipsis.
 const LEFT_MOST: f64 = 216.0;
 
@@ -27,11 +31,16 @@ pub fn figure(palette: &Palette, cells: &[&CellSummary], metric: Metric) -> Opti
     } else {
         ""
     };
+    let floor = if groups.iter().any(|g| g.floor.is_some()) {
+        " Grey band: the noise floor around the best median; what lies in it cannot be told from the best."
+    } else {
+        ""
+    };
     Some(Figure {
         svg: draw(palette, &groups, metric),
         caption: format!(
             "{}, {}, {} layout. Dots: launches (hollow: disturbed or invalid, not counted); \
-             bar and tick: median over valid blocks with its 95 % interval.{asked}",
+             bar and tick: median over valid blocks with its 95 % interval.{asked}{floor}",
             metric.title(),
             first.facts.scenario,
             list(&layouts)
@@ -43,12 +52,14 @@ struct Group<'a> {
     facts: &'a CellFacts,
     rows: Vec<(&'a str, &'a Row)>,
     asked: Option<f64>,
+    /// What the best median may be taken for, by what a subject differs from itself.
+    floor: Option<Interval>,
 }
 
 impl<'a> Group<'a> {
     fn of(cell: &'a CellSummary, metric: Metric) -> Option<Group<'a>> {
-        let rows: Vec<_> = cell
-            .comparison(metric)?
+        let comparison = cell.comparison(metric)?;
+        let rows: Vec<_> = comparison
             .rows
             .iter()
             .map(|(subject, row)| (subject.as_str(), row))
@@ -64,6 +75,7 @@ impl<'a> Group<'a> {
             facts: &cell.facts,
             rows,
             asked,
+            floor: floor(comparison),
         })
     }
 
@@ -78,6 +90,17 @@ impl<'a> Group<'a> {
     }
 }
 
+/// As far to both sides of the best median as the ratio of a subject to itself may be from 1.
+fn floor(comparison: &Comparison) -> Option<Interval> {
+    let best = *comparison.ranking().first()?;
+    let median = comparison.rows[best].median?;
+    let factor = comparison.floor?.reach().exp();
+    Some(Interval {
+        low: median / factor,
+        high: median * factor,
+    })
+}
+
 fn values(row: &Row) -> impl Iterator<Item = (f64, Standing)> {
     row.blocks
         .iter()
@@ -90,7 +113,8 @@ fn draw(palette: &Palette, groups: &[Group], metric: Metric) -> String {
         .flat_map(|g| g.rows.iter().map(|(s, _)| palette.title(s)));
     let widest = titles.map(text_width).fold(40.0, f64::max);
     let left = (widest + 12.0).min(LEFT_MOST);
-    let top = 8.0;
+    let has_floor = groups.iter().any(|g| g.floor.is_some());
+    let top = if has_floor { 8.0 + LEGEND } else { 8.0 };
     let bottom = top + groups.iter().map(Group::height).sum::<f64>();
     let mut svg = Svg::new(WIDTH, bottom + 46.0);
     let scale = format::scale(metric.unit());
@@ -101,15 +125,24 @@ fn draw(palette: &Palette, groups: &[Group], metric: Metric) -> String {
         (top, bottom),
         &format::title_with_unit(metric),
     );
+    if has_floor {
+        svg.area("floor", (left, 5.0), (left + 26.0, 17.0));
+        svg.text("label", (left + 32.0, 15.0), Anchor::Start, LEGEND_TEXT);
+    }
     let mut y = top;
     for group in groups {
         if let Some(header) = group.header() {
             svg.text("head", (4.0, y + 16.0), Anchor::Start, header);
             y += 22.0;
         }
+        let end = y + ROW * group.rows.len() as f64;
+        if let Some(floor) = group.floor {
+            let (low, high) = (x.at(floor.low * scale), x.at(floor.high * scale));
+            svg.area("floor", (low, y), (high, end));
+        }
         if let Some(asked) = group.asked {
             let at = x.at(asked * scale);
-            svg.line("asked", (at, y), (at, y + ROW * group.rows.len() as f64));
+            svg.line("asked", (at, y), (at, end));
         }
         for (subject, row) in &group.rows {
             let centre = (left, y + ROW / 2.0);
@@ -126,6 +159,7 @@ fn highest(groups: &[Group]) -> f64 {
     let rows = groups.iter().flat_map(|g| &g.rows);
     let found = rows.flat_map(|(_, row)| values(row).map(|(v, _)| v));
     let asked = groups.iter().filter_map(|g| g.asked);
+    // Not the noise floor: of few blocks it may be so wide that nothing else would be seen.
     found.chain(asked).fold(0.0, f64::max)
 }
 
