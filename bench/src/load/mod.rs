@@ -14,6 +14,7 @@
 mod amqp;
 mod engine;
 mod generator;
+mod live;
 mod meter;
 mod pacer;
 mod recorder;
@@ -24,6 +25,7 @@ pub use amqp::{AmqpPlan, seed_message};
 pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
+pub use live::{Live, View, Viewer};
 pub use pacer::{Arrival, Pacer, SplitMix};
 pub use request::{Exchange, KEYS, key};
 
