@@ -35,7 +35,7 @@ pub use campaign::{CampaignOptions, campaign};
 pub use doctor::{DoctorOptions, doctor};
 use measurement::{Bench, Task};
 use plan::Slot;
-use progress::Progress;
+use progress::{Progress, Step};
 pub use verification::{Suite, VerifyOptions, verify};
 
 /// Wait of the device simulator before each answer.
@@ -175,6 +175,7 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
         run: &run,
         seed,
         interrupt,
+        progress: &Progress::planned(slots.iter().map(|slot| Step::of(slot.cell)).collect()),
     };
     let measured = measure_all(&mut bench, &slots, &mut manifest);
     visit.end(&broker);
@@ -289,7 +290,7 @@ fn measure_all(
     if let Some(noise) = host::wait_until_quiet(limit, &broker, bench.interrupt) {
         log::warn!("{noise}; launches that it disturbs will say so");
     }
-    let progress = Progress::new(slots.len());
+    let progress = bench.progress;
     for (ordinal, slot) in slots.iter().enumerate() {
         if bench.interrupt.load(Ordering::Relaxed) {
             manifest.interrupted = true;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LaunchData;
 use super::metric::{answered, tag};
-use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
+use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts, Pinning};
 
 /// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
 const TICK_S: f64 = 0.01;
@@ -175,6 +175,7 @@ pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
     if !launch.operations.is_empty() {
         gates.extend(generator(launch));
     }
+    gates.extend(launch.pinning.iter().map(pinning));
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     gates
@@ -352,6 +353,39 @@ fn generator(launch: &Launch) -> [Gate; 2] {
         )
         .disturbing(),
     ]
+}
+
+/// Threads that may run elsewhere than the layout says, and moves of a generator that has a core of
+/// its own: each makes the figures those of another layout.
+fn pinning(pinning: &Pinning) -> Gate {
+    let subject = &pinning.subject;
+    let (mut wrong, mut notes) = (u64::from(subject.strays), vec![]);
+    if subject.strays > 0 {
+        notes.push(format!("subject: {}", subject.example));
+    }
+    if let Some(generator) = pinning.generator.as_ref().filter(|it| it.allowed.is_some()) {
+        let moves = generator.migrations.unwrap_or(0);
+        wrong += u64::from(generator.strays) + moves;
+        if generator.strays > 0 {
+            notes.push(format!("generator: {}", generator.example));
+        }
+        if moves > 0 {
+            notes.push(format!("the generator moved {moves} times"));
+        }
+    }
+    let mut gate = Gate::new(
+        "pinning",
+        GateUnit::Count,
+        Limit::at_most(0.0),
+        wrong as f64,
+    );
+    // A subject must not change its own affinity.
+    gate.blames_subject = subject.strays > 0;
+    if notes.is_empty() {
+        gate
+    } else {
+        gate.noted(notes.join("; "))
+    }
 }
 
 /// Little's law, L = λW with W the mean service time: an independent check of the clocks.

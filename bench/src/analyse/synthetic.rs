@@ -10,7 +10,8 @@ use super::statistics::seed_for;
 use super::{LaunchData, RunData};
 use crate::record::{
     BrokerFacts, CellFacts, Conservation, Drain, GeneratorFacts, Host, HostDuring, Kind, Launch,
-    Layout, METHOD_VERSION, Manifest, OperationCounts, Resources, Sample, SubjectFacts,
+    Layout, METHOD_VERSION, Manifest, OperationCounts, Pinning, Placement, Resources, Sample,
+    SubjectFacts,
 };
 
 const SUBJECTS: [(&str, &str); 3] = [
@@ -200,10 +201,26 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
                 foreign_cores: noise.around(0.008, 3),
                 broker_cores: 0.12,
             },
+            pinning: Some(pinning()),
             faults: vec![],
         },
         samples: samples(cell, subject, noise),
         histograms,
+    }
+}
+
+/// As it must be in the isolated layout.
+fn pinning() -> Pinning {
+    let on = |cpu| Placement {
+        allowed: Some(vec![cpu]),
+        threads: 3,
+        migrations: Some(0),
+        ..Placement::default()
+    };
+    Pinning {
+        subject: on(0),
+        generator: Some(on(1)),
+        broker: None,
     }
 }
 

@@ -223,7 +223,10 @@ mod tests {
 
     #[test]
     fn every_duration_has_a_bucket_whose_middle_is_near() {
-        for ns in (0..1_000).chain((0..64).map(|bit| 1 << bit)).chain([u64::MAX]) {
+        for ns in (0..1_000)
+            .chain((0..64).map(|bit| 1 << bit))
+            .chain([u64::MAX])
+        {
             let middle = middle(bucket(ns));
             assert!(middle.abs_diff(ns) <= ns / 16 + 1, "{ns}: {middle}");
         }

@@ -8,6 +8,7 @@ pub mod faults;
 pub mod format;
 pub mod glossary;
 pub mod html;
+pub mod live;
 pub mod markdown;
 pub mod plot;
 pub mod svg;
