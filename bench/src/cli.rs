@@ -30,7 +30,7 @@ use crate::verify;
 
 use args::{BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, ReportArgs, Verb, VerifyArgs};
 
-/// A run was invalid, or a verification failed.
+/// A run was invalid, an objective was not held, or a verification failed.
 const EXIT_FAULTY: u8 = 1;
 /// Usage or configuration.
 const EXIT_USAGE: u8 = 2;
@@ -125,7 +125,7 @@ fn tell(report: &RunReport) -> u8 {
     println!("        {}", report.folder.join("report.md").display());
     match report.end {
         RunEnd::Complete => 0,
-        RunEnd::Faulty => EXIT_FAULTY,
+        RunEnd::Faulty | RunEnd::Missed => EXIT_FAULTY,
         RunEnd::Interrupted => EXIT_INTERRUPTED,
     }
 }
@@ -229,6 +229,7 @@ fn report(args: &ReportArgs) -> anyhow::Result<u8> {
     if let Some(readme) = &args.readme {
         pipeline::write_answer(readme, &summary)?;
     }
+    print!("{}", report::objectives::text(&summary));
     println!("report: {}", run.path().join("report.html").display());
     Ok(0)
 }

@@ -339,6 +339,9 @@ pub struct Manifest {
     /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
     #[serde(default)]
     pub lanes: u32,
+    /// What was demanded of the figures (`--slo`), as it was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<String>,
 }
 
 /// The machine.

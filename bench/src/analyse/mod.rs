@@ -4,6 +4,7 @@ pub mod change;
 pub mod comparison;
 pub mod gates;
 pub mod metric;
+pub mod objective;
 pub mod statistics;
 #[cfg(test)]
 pub mod synthetic;
@@ -17,6 +18,7 @@ use crate::record::{Host, Launch, Manifest, Sample};
 use comparison::CellSummary;
 use gates::{Gate, Standing};
 use metric::{Metric, Reading};
+use objective::ObjectiveSummary;
 
 /// Everything that a run folder holds.
 #[derive(Debug, Clone)]
@@ -54,6 +56,9 @@ pub struct Summary {
     pub host: Host,
     /// How many launches may be used, and what the others failed.
     pub validity: Validity,
+    /// What was demanded of the figures, and what became of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<ObjectiveSummary>,
     /// Cells in the order of the manifest.
     pub cells: Vec<CellSummary>,
     /// Launches in the order in which they were made.
@@ -146,6 +151,7 @@ pub fn analyse(run: &RunData) -> Summary {
         titles: titles(manifest),
         host: manifest.host.clone(),
         validity,
+        objectives: objective::judge(manifest, &cells, &judged),
         cells,
         launches,
     }

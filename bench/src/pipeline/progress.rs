@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(super) use estimate::{Estimate, Step};
 
 use crate::load::{Live, Viewer};
-use crate::report::live::{line, time_left};
+use crate::report::live::{lines, time_left};
 
 /// Time between two views of a load.
 const REFRESH: Duration = Duration::from_millis(500);
@@ -37,7 +37,7 @@ impl Progress {
 
     /// Launches, whose lengths are known about.
     pub(super) fn planned(steps: Vec<Step>) -> Self {
-        const TEMPLATE: &str = "{bar:30} {pos}/{len} {elapsed} {prefix}\n{wide_msg}";
+        const TEMPLATE: &str = "{bar:30} {pos}/{len} {elapsed} {prefix}\n{msg}";
         Self::with(TEMPLATE, steps.len(), Estimate::new(steps))
     }
 
@@ -128,8 +128,9 @@ impl Display {
             let now = Instant::now();
             let left = self.end.saturating_duration_since(now);
             self.bar.set_prefix(time_left(left + self.after));
-            let load = line(&viewer.view(now), left);
-            self.bar.set_message(format!("{}: {load}", self.what));
+            let load = lines(&viewer.view(now));
+            let message = format!("{}, {}\n  {load}", self.what, time_left(left));
+            self.bar.set_message(message);
         }
         self.bar.set_message(self.what.clone());
     }

@@ -3,7 +3,7 @@
 use super::answer;
 use super::format::{self, list};
 use super::plot::{Figure, Palette, memory, quantiles, strip};
-use super::tables;
+use super::{objectives, tables};
 use crate::analyse::comparison::CellSummary;
 use crate::analyse::metric::Metric;
 use crate::analyse::{RunData, Summary, Validity};
@@ -99,7 +99,8 @@ impl Cell {
 /// The report of a run.
 pub fn document(run: &RunData, summary: &Summary) -> Document {
     let palette = Palette::of(run);
-    let mut blocks = scenarios(run, summary, &palette);
+    let mut blocks = demands(summary);
+    blocks.extend(scenarios(run, summary, &palette));
     blocks.extend(validity_section(run, summary));
     blocks.extend(provenance(run));
     blocks.push(Block::Section("Words".into()));
@@ -110,6 +111,22 @@ pub fn document(run: &RunData, summary: &Summary) -> Document {
         validity: banner(&summary.validity),
         blocks,
     }
+}
+
+fn demands(summary: &Summary) -> Vec<Block> {
+    if summary.objectives.is_empty() {
+        return vec![];
+    }
+    vec![
+        Block::Section("Objectives".into()),
+        Block::Text(
+            "What was demanded with --slo, held against the figures of the valid launches. An objective is held \
+             if no figure misses it and every subject has one; \u{201c}within it\u{201d} is the goodput: \
+             correct answers per second that were no slower than the threshold."
+                .into(),
+        ),
+        Block::Table(objectives::table(summary)),
+    ]
 }
 
 fn banner(validity: &Validity) -> Banner {

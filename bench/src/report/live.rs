@@ -1,12 +1,19 @@
-//! The line that a terminal shows of a load while it runs.
+//! The lines that a terminal shows of a load while it runs.
 
 use std::time::Duration;
 
 use super::format::number;
 use crate::load::View;
 
-/// The load in one line: rates, send lag, responses, the subject's resources, and what is left.
-pub fn line(view: &View, left: Duration) -> String {
+/// The load in two lines of less than 80 columns: rates, send lag and the subject's resources, then
+/// the responses.
+pub fn lines(view: &View) -> String {
+    let responses = [("REST", view.rest_ns), ("AMQP", view.amqp_ns)];
+    let responses: Vec<_> = responses.into_iter().filter_map(response).collect();
+    [whole(view), responses.join(", ")].join("\n  ")
+}
+
+fn whole(view: &View) -> String {
     let mut parts = vec![format!(
         "{} of {} /s",
         number(view.achieved_per_s.round()),
@@ -16,15 +23,12 @@ pub fn line(view: &View, left: Duration) -> String {
         parts.push(format!("{} ended badly", view.ended_badly));
     }
     let lag = view.send_lag_p99_ns.map(|ns| ns as f64 / 1e3);
-    parts.extend(lag.map(|us| format!("lag p99 {} µs", number(us))));
-    let responses = [("REST", view.rest_ns), ("AMQP", view.amqp_ns)];
-    parts.extend(responses.into_iter().filter_map(response));
+    parts.extend(lag.map(|us| format!("send lag p99 {} µs", number(us))));
     if view.pss_bytes > 0 {
         let mebibytes = view.pss_bytes as f64 / 1_048_576.0;
         parts.push(format!("CPU {} cores", number(view.cores)));
         parts.push(format!("PSS {} MiB", number(mebibytes)));
     }
-    parts.push(time_left(left));
     parts.join(", ")
 }
 
@@ -50,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_holds_what_is_known() {
+    fn the_lines_hold_what_is_known() {
         let view = View {
             offered_per_s: 2_000.4,
             achieved_per_s: 1_998.0,
@@ -62,14 +66,11 @@ mod tests {
             pss_bytes: 4_404_019,
         };
         assert_eq!(
-            line(&view, Duration::from_millis(5_200)),
-            "1,998 of 2,000 /s, 2 ended badly, lag p99 12.4 µs, REST p50/p99 0.210/1.10 ms, \
-             CPU 0.214 cores, PSS 4.20 MiB, 6 s left"
+            lines(&view),
+            "1,998 of 2,000 /s, 2 ended badly, send lag p99 12.4 µs, CPU 0.214 cores, PSS 4.20 MiB\n  \
+             REST p50/p99 0.210/1.10 ms"
         );
-        assert_eq!(
-            line(&View::default(), Duration::ZERO),
-            "0 of 0 /s, 0 s left"
-        );
+        assert_eq!(lines(&View::default()), "0 of 0 /s\n  ");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod glossary;
 pub mod html;
 pub mod live;
 pub mod markdown;
+pub mod objectives;
 pub mod plot;
 pub mod svg;
 pub mod tables;

@@ -99,3 +99,28 @@ fn the_answer_replaces_what_stands_between_the_markers() {
     assert_eq!(with_answer(&new, &summary).as_deref(), Some(&*new));
     assert_eq!(with_answer("no markers", &summary), None);
 }
+
+#[test]
+fn every_objective_stands_with_its_figure_threshold_and_verdict() {
+    let mut run = synthetic::run(3);
+    let (summary, texts) = render(&run);
+    assert!(objectives::text(&summary).is_empty());
+    assert!(!texts[0].contains("Objectives"));
+    let demands = ["steady-mixed:cpu_per_op=60us", "idle:rest.p99=1s"];
+    run.manifest.objectives = demands.map(str::to_owned).to_vec();
+    let (summary, texts) = render(&run);
+    let lines = objectives::text(&summary);
+    assert!(
+        lines.contains("steady-mixed:cpu_per_op=60us: missed\n"),
+        "{lines}"
+    );
+    assert!(
+        lines.contains("missed    steady-mixed multi-process: 8"),
+        "{lines}"
+    );
+    assert!(lines.contains("(≤ 60.0 µs)"), "{lines}");
+    assert!(lines.contains("idle:rest.p99=1s: not held"), "{lines}");
+    for text in texts {
+        assert!(text.contains("Objectives") && text.contains("no figure"));
+    }
+}
