@@ -14,6 +14,8 @@
 mod amqp;
 mod engine;
 mod generator;
+#[doc(hidden)]
+pub mod hot;
 mod live;
 mod meter;
 mod pacer;
