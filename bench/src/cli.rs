@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::analyse::analyse;
 use crate::analyse::change::{ChangeVerdict, Changes};
@@ -24,6 +25,7 @@ use crate::pipeline::{
 use crate::profile::ProfileName;
 use crate::report;
 use crate::run_dir::RunDir;
+use crate::sample::descendants;
 use crate::scenario::{self, DefinitionError};
 use crate::subject;
 use crate::verify;
@@ -130,18 +132,33 @@ fn tell(report: &RunReport) -> u8 {
     }
 }
 
-/// A flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
+/// A flag that Ctrl-C and SIGTERM set; a second one ends the process at once, and what it has started
+/// with it.
 fn interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
+            end_at_once();
         }
         eprintln!("interrupted: what was measured is kept and reported; again to stop at once");
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)
+}
+
+/// Kills the broker's node, the subjects and whatever else was started here: they have process groups
+/// of their own, so that Ctrl-C does not reach them.
+fn end_at_once() -> ! {
+    if let Some(command) = broker::kill_own(&host::workspace()) {
+        eprintln!("the broker's container goes on; `{command}` ends it");
+    }
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    for pid in descendants(own).into_iter().filter_map(Pid::from_raw) {
+        // Fails if it has just ended, which is fine.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    std::process::exit(i32::from(EXIT_INTERRUPTED))
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
