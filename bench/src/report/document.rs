@@ -3,7 +3,7 @@
 use super::answer;
 use super::format::{self, list};
 use super::plot::{Figure, Palette, memory, quantiles, strip};
-use super::{objectives, tables};
+use super::{objectives, pinning, tables};
 use crate::analyse::comparison::CellSummary;
 use crate::analyse::metric::Metric;
 use crate::analyse::{RunData, Summary, Validity};
@@ -254,7 +254,7 @@ fn strips(cells: &[&CellSummary]) -> Vec<Metric> {
 }
 
 fn validity_section(run: &RunData, summary: &Summary) -> Vec<Block> {
-    vec![
+    let mut blocks = vec![
         Block::Section("Validity".into()),
         Block::Text(
             "A launch that fails a gate is kept, shown and never ranked: it is invalid if its figures mean \
@@ -263,12 +263,24 @@ fn validity_section(run: &RunData, summary: &Summary) -> Vec<Block> {
                 .into(),
         ),
         Block::Table(tables::gates(summary)),
+    ];
+    if let Some(table) = pinning::table(run, summary) {
+        blocks.push(Block::Part(
+            "Where the threads ran, read back from the kernel".into(),
+        ));
+        blocks.push(Block::Table(table));
+    }
+    blocks.extend([
         Block::Part("Launches in the order in which they were made".into()),
         Block::Folded(
-            format!("{}, with links to the raw data", format::launches(summary.launches.len())),
+            format!(
+                "{}, with links to the raw data",
+                format::launches(summary.launches.len())
+            ),
             vec![Block::Table(tables::launches(run, summary))],
         ),
-    ]
+    ]);
+    blocks
 }
 
 fn provenance(run: &RunData) -> Vec<Block> {

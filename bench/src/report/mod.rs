@@ -11,6 +11,7 @@ pub mod html;
 pub mod live;
 pub mod markdown;
 pub mod objectives;
+pub mod pinning;
 pub mod plot;
 pub mod svg;
 pub mod tables;
