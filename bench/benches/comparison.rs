@@ -25,6 +25,7 @@ fn compare() -> anyhow::Result<u8> {
         .map_err(anyhow::Error::msg)
         .context("THREEWAYS_PROFILE")?;
     cli::run(&RunOptions {
+        objectives: vec![],
         profile,
         scenarios: vec![],
         subjects: vec![],

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::analyse::analyse;
 use crate::analyse::change::{ChangeVerdict, Changes};
@@ -24,13 +25,14 @@ use crate::pipeline::{
 use crate::profile::ProfileName;
 use crate::report;
 use crate::run_dir::RunDir;
+use crate::sample::descendants;
 use crate::scenario::{self, DefinitionError};
 use crate::subject;
 use crate::verify;
 
 use args::{BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, ReportArgs, Verb, VerifyArgs};
 
-/// A run was invalid, or a verification failed.
+/// A run was invalid, an objective was not held, or a verification failed.
 const EXIT_FAULTY: u8 = 1;
 /// Usage or configuration.
 const EXIT_USAGE: u8 = 2;
@@ -124,23 +126,38 @@ fn tell(report: &RunReport) -> u8 {
     println!("        {}", report.folder.join("report.md").display());
     match report.end {
         RunEnd::Complete => 0,
-        RunEnd::Faulty => EXIT_FAULTY,
+        RunEnd::Faulty | RunEnd::Missed => EXIT_FAULTY,
         RunEnd::Interrupted => EXIT_INTERRUPTED,
     }
 }
 
-/// A flag that Ctrl-C and SIGTERM set; a second one ends the process at once.
+/// A flag that Ctrl-C and SIGTERM set; a second one ends the process at once, and what it has started
+/// with it.
 fn interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
+            end_at_once();
         }
         eprintln!("interrupted: what was measured is kept and reported; again to stop at once");
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)
+}
+
+/// Kills the broker's node, the subjects and whatever else was started here: they have process groups
+/// of their own, so that Ctrl-C does not reach them.
+fn end_at_once() -> ! {
+    if let Some(command) = broker::kill_own(&host::workspace()) {
+        eprintln!("the broker's container goes on; `{command}` ends it");
+    }
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    for pid in descendants(own).into_iter().filter_map(Pid::from_raw) {
+        // Fails if it has just ended, which is fine.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    std::process::exit(i32::from(EXIT_INTERRUPTED))
 }
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
@@ -228,6 +245,7 @@ fn report(args: &ReportArgs) -> anyhow::Result<u8> {
     if let Some(readme) = &args.readme {
         pipeline::write_answer(readme, &summary)?;
     }
+    print!("{}", report::objectives::text(&summary));
     println!("report: {}", run.path().join("report.html").display());
     Ok(0)
 }

@@ -1,5 +1,7 @@
 //! The machine: what it is, whether it is quiet, and who used it during a window.
 
+pub mod pinning;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
+use crate::analyse::objective::Objective;
 use crate::analyse::{LaunchData, RunData, Summary, analyse};
 use crate::broker::{self, Broker};
 use crate::calibrate;
@@ -37,7 +38,7 @@ pub use campaign::{CampaignOptions, campaign};
 pub use doctor::{DoctorOptions, doctor};
 use measurement::{Bench, Task};
 use plan::Slot;
-use progress::Progress;
+use progress::{Progress, Step};
 pub use verification::{Suite, VerifyOptions, verify};
 
 /// Wait of the device simulator before each answer.
@@ -58,6 +59,8 @@ pub struct RunOptions {
     pub seed: Option<u64>,
     /// Whether a broker that was not started here may be emptied.
     pub purge: bool,
+    /// What is demanded of the figures.
+    pub objectives: Vec<Objective>,
     /// Parent of the run folder; `results` below the workspace if none.
     pub out: Option<PathBuf>,
 }
@@ -70,6 +73,8 @@ pub enum RunEnd {
     Complete,
     /// In at least one launch the subject itself was wrong.
     Faulty,
+    /// No subject was at fault, but an objective was not held.
+    Missed,
     /// Ctrl-C, or a fault that ended the run early.
     Interrupted,
 }
@@ -139,6 +144,34 @@ pub fn choose(options: &RunOptions, root: &Path) -> Result<(Vec<Cell>, Vec<Subje
     Ok((cells, subjects))
 }
 
+fn texts(objectives: &[Objective]) -> Vec<String> {
+    objectives.iter().map(|it| it.text.clone()).collect()
+}
+
+/// An objective whose scope names nothing of this run would never be judged.
+fn check_scopes(
+    objectives: &[Objective],
+    cells: &[Cell],
+    subjects: &[Subject],
+) -> Result<(), DefinitionError> {
+    let scenarios = cells.iter().map(|cell| cell.scenario.name.as_str());
+    let mut known: Vec<&str> = scenarios
+        .chain(cells.iter().map(|cell| cell.name.as_str()))
+        .chain(subjects.iter().map(|subject| subject.name.as_str()))
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    let scopes = objectives.iter().filter_map(|it| it.scope.as_deref());
+    match scopes.into_iter().find(|scope| !known.contains(scope)) {
+        None => Ok(()),
+        Some(scope) => Err(DefinitionError::Unknown {
+            what: "scope of --slo (a scenario, cell or subject of this run)",
+            name: scope.to_owned(),
+            known: known.join(", "),
+        }),
+    }
+}
+
 /// Runs everything and reports; `interrupt` ends it after the current launch is given up.
 ///
 /// # Errors
@@ -147,6 +180,7 @@ pub fn choose(options: &RunOptions, root: &Path) -> Result<(Vec<Cell>, Vec<Subje
 pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunReport, RunError> {
     let root = host::workspace();
     let (cells, subjects) = choose(options, &root)?;
+    check_scopes(&options.objectives, &cells, &subjects)?;
     let broker_options = broker::Options {
         purge: options.purge,
         ..broker::Options::from_environment(root.clone())
@@ -170,6 +204,7 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
     );
     let mut manifest = plan::manifest(&profile, seed, &root, &cells, &built, &slots);
     manifest.broker = broker.facts.clone();
+    manifest.objectives = texts(&options.objectives);
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
@@ -180,6 +215,7 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
         run: &run,
         seed,
         interrupt,
+        progress: &Progress::planned(slots.iter().map(|slot| Step::of(slot.cell)).collect()),
     };
     let measured = measure_all(&mut bench, &cells, &slots, &mut manifest);
     visit.end(&broker);
@@ -298,6 +334,7 @@ fn measure_all(
     manifest.ceiling_per_s = ceilings::measure(cells, bench.interrupt)?;
     bench.run.write_manifest(manifest)?;
     let progress = Progress::new(slots.len());
+    let progress = bench.progress;
     for (ordinal, slot) in slots.iter().enumerate() {
         if bench.interrupt.load(Ordering::Relaxed) {
             manifest.interrupted = true;
@@ -410,6 +447,8 @@ fn conclude(run: &RunDir, summary: &Summary) -> RunReport {
         RunEnd::Interrupted
     } else if validity.faulty > 0 {
         RunEnd::Faulty
+    } else if summary.objectives.iter().any(|it| !it.is_met) {
+        RunEnd::Missed
     } else {
         RunEnd::Complete
     };
@@ -421,6 +460,7 @@ fn conclude(run: &RunDir, summary: &Summary) -> RunReport {
     for (gate, launches) in &validity.failed_gates {
         text += &format!("  {launches} × {gate}\n");
     }
+    text += &report::objectives::text(summary);
     RunReport {
         folder: run.path().to_owned(),
         end,

@@ -185,6 +185,37 @@ pub struct HostDuring {
     pub broker_cores: f64,
 }
 
+/// Where the threads of a launch were allowed to run, read back from the kernel before and at the
+/// end of the window.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinning {
+    /// The subject's whole process tree.
+    pub subject: Placement,
+    /// The generator's thread, within the window; none where nothing is sent by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<Placement>,
+    /// The broker, if it is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Placement>,
+}
+
+/// Where some threads were allowed to run, and how often they moved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Cores of the layout; none for every core.
+    pub allowed: Option<Vec<usize>>,
+    /// Threads at the later look.
+    pub threads: u32,
+    /// Threads that might have run on another core, at the look that found more of them.
+    pub strays: u32,
+    /// One of these in words; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub example: String,
+    /// Moves to another core between both looks (`se.nr_migrations`); none if the kernel does not
+    /// tell.
+    pub migrations: Option<u64>,
+}
+
 /// One launch of one subject in one cell: the unit of replication.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
@@ -225,6 +256,9 @@ pub struct Launch {
     pub generator: GeneratorFacts,
     /// The host.
     pub host: HostDuring,
+    /// Where the threads ran; none after an abort, and in runs from before it was read.
+    #[serde(default)]
+    pub pinning: Option<Pinning>,
     /// What went wrong, in words; a launch with a fault is invalid.
     pub faults: Vec<String>,
 }
@@ -326,6 +360,9 @@ pub struct Manifest {
     /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
     #[serde(default)]
     pub lanes: u32,
+    /// What was demanded of the figures (`--slo`), as it was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<String>,
 }
 
 /// The machine.
@@ -436,6 +473,7 @@ impl Launch {
             conservation: None,
             generator: GeneratorFacts::default(),
             host: HostDuring::default(),
+            pinning: None,
             faults: vec![],
         }
     }

@@ -213,6 +213,72 @@ fn a_node_left_by_up_is_found_and_ended_by_down() {
     );
 }
 
+/// The numbers of the processes that the state file of a node below `root` names.
+fn node_below(root: &std::path::Path) -> Option<Vec<u32>> {
+    let folder = std::fs::read_dir(root.join("target/broker")).ok()?;
+    let file = folder.flatten().next()?.path().join("state.json");
+    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let pid = |what: &str| u32::try_from(state[what]["pid"].as_u64()?).ok();
+    Some(vec![pid("epmd")?, pid("server")?])
+}
+
+/// A program that does not outlive its test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Fails if it has ended, which is what is wanted.
+        let _ = self.0.kill();
+    }
+}
+
+fn interrupt(program: &std::process::Child) {
+    let pid = i32::try_from(program.id()).expect("process ids are positive i32");
+    let pid = rustix::process::Pid::from_raw(pid).expect("not 0");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+}
+
+#[test]
+fn a_second_interrupt_ends_the_program_and_its_node_at_once() {
+    let _alone = alone();
+    if std::net::TcpStream::connect(("127.0.0.1", 5672)).is_ok() {
+        return; // Somebody's broker answers, so the run would not start one.
+    }
+    let root = options("interrupted").root;
+    for folder in ["scenarios", "subjects"] {
+        let (from, to) = (
+            host::workspace().join("bench").join(folder),
+            root.join("bench"),
+        );
+        std::fs::create_dir_all(&to).expect("a folder of its own");
+        let copied = Command::new("cp").arg("-r").arg(from).arg(to).status();
+        assert!(copied.expect("cp exists").success());
+    }
+    let program = Command::new(env!("CARGO_BIN_EXE_threeways"))
+        .current_dir(&root)
+        .args(["run", "--scenario", "idle"])
+        .env_remove("AMQP_URL")
+        .stderr(std::process::Stdio::null())
+        .spawn();
+    let mut program = Ended(program.expect("the binary was built"));
+    let since = Instant::now();
+    let pids = loop {
+        if let Some(pids) = node_below(&root) {
+            break pids;
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "no node");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(pids.iter().all(|pid| is_running(*pid)));
+    interrupt(&program.0);
+    std::thread::sleep(Duration::from_millis(200));
+    interrupt(&program.0);
+    let status = program.0.wait().expect("our own child");
+    assert_eq!(status.code(), Some(130));
+    assert!(!pids.iter().any(|pid| is_running(*pid)), "{pids:?}");
+    assert!(node_below(&root).is_none(), "nor is its folder left");
+}
+
 #[test]
 fn a_full_queue_refuses_and_an_unbound_key_comes_back() {
     let _alone = alone();

@@ -125,3 +125,21 @@ fn the_definitions_can_be_listed() {
         assert!(text.contains(name), "{name} is missing in {text}");
     }
 }
+
+#[test]
+fn an_objective_that_cannot_be_meant_names_what_could_be() {
+    let workspace = Workspace::new("slo");
+    for (objective, expected) in [
+        ("rest.p99", "METRIC=VALUE"),
+        ("rest.p42=5ms", "known are: rest.p50"),
+        ("rest.p99=50", "one of: ms, us"),
+        ("pss=64ms", "one of: MiB"),
+        ("nowhere:pss=64MiB", "steady-mixed"),
+    ] {
+        let output = workspace.threeways(&["run", "--slo", objective]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    }
+    let output = workspace.threeways(&["run", "--scenario", "faults", "--slo", "pss=64MiB"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+}

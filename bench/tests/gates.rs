@@ -1,13 +1,16 @@
 //! Gates that fire because of what really happened: an overloaded generator, a frozen server, a
 //! liar, a noisy neighbour. What the numbers mean is tested where the gates are.
 
+#[path = "gates/disturbed.rs"]
+mod disturbed;
+
 use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
-    sync::atomic::AtomicBool,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -32,8 +35,14 @@ const BRIEF: Duration = Duration::from_millis(100);
 const TOO_MANY_PER_S: f64 = 5e6;
 const CONNECTIONS: usize = 16;
 
-fn prepare(address: SocketAddr, rate_per_s: f64, window: Duration, timeout: Duration) -> Generator {
-    let plan = LoadPlan {
+/// One load at a time: what disturbs one on purpose must not disturb the others.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_LOAD: Mutex<()> = Mutex::new(());
+    ONE_LOAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn plan(address: SocketAddr, rate_per_s: f64, window: Duration, timeout: Duration) -> LoadPlan {
+    LoadPlan {
         rest: Some(RestPlan {
             address,
             turns: Exchange::turns(&[RestRequest::Flatten], address),
@@ -48,7 +57,11 @@ fn prepare(address: SocketAddr, rate_per_s: f64, window: Duration, timeout: Dura
         window,
         timeout,
         cpu: None,
-    };
+    }
+}
+
+fn prepare(address: SocketAddr, rate_per_s: f64, window: Duration, timeout: Duration) -> Generator {
+    let plan = plan(address, rate_per_s, window, timeout);
     Generator::prepare(plan).expect("the server listens")
 }
 
@@ -74,6 +87,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             conservation: None,
             generator: load.generator,
             host: HostDuring::default(),
+            pinning: None,
             faults: load.faults,
         },
         histograms: load.histograms,
@@ -111,18 +125,22 @@ fn load_null(
 
 #[test]
 fn a_generator_that_is_asked_for_too_much_is_busy() {
-    let (standing, failed) = judged(&load_null(
-        TOO_MANY_PER_S,
-        BRIEF,
-        Duration::from_secs(1),
-        None,
-    ));
+    let _alone = alone();
+    let data = load_null(TOO_MANY_PER_S, BRIEF, Duration::from_secs(1), None);
+    let (standing, failed) = judged(&data);
     assert_eq!(standing, Standing::Invalid);
-    assert!(failed.iter().any(|it| it == "generator busy"), "{failed:?}");
+    // On a crowded machine it gets less of a core than the gate allows, and another gate says so.
+    let waits = failed.iter().any(|it| it == "generator waiting for a core");
+    let is_busy = failed.iter().any(|it| it == "generator busy");
+    assert!(is_busy || waits, "{failed:?}");
+    let generator = &data.launch.generator;
+    let wanted = generator.busy_ratio + generator.wait_ratio;
+    assert!(wanted > 0.7, "{generator:?}");
 }
 
 #[test]
 fn a_send_that_is_missed_is_counted() {
+    let _alone = alone();
     let data = load_null(TOO_MANY_PER_S, BRIEF, Duration::from_millis(10), None);
     let counts = &data.launch.operations[&Kind::Rest];
     assert!(counts.not_sent > 0, "{counts:?}");
@@ -136,6 +154,7 @@ fn a_send_that_is_missed_is_counted() {
 
 #[test]
 fn a_server_that_freezes_makes_timeouts_and_nothing_is_dropped() {
+    let _alone = alone();
     let freeze = Freeze {
         start_ns: 200_000_000,
         end_ns: 600_000_000,
@@ -241,6 +260,7 @@ fn lie(mut stream: TcpStream) {
 
 #[test]
 fn an_answer_to_another_request_is_no_answer() {
+    let _alone = alone();
     let generator = prepare(liar(), 200.0, WINDOW, Duration::from_secs(1));
     let load = generator.run_apart(Instant::now(), &AtomicBool::new(false));
     let (standing, failed) = judged(&launch(load, 200.0, WINDOW));
@@ -253,6 +273,7 @@ fn an_answer_to_another_request_is_no_answer() {
 
 #[test]
 fn a_noisy_neighbour_disturbs() {
+    let _alone = alone();
     let mut neighbour = Command::new("sh")
         .args(["-c", "while :; do :; done"])
         .stdin(Stdio::null())

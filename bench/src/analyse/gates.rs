@@ -9,6 +9,7 @@ use super::LaunchData;
 use super::metric::{answered, tag};
 use super::steady::{Steadiness, SteadyState};
 use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
+use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts, Pinning};
 
 /// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
 const TICK_S: f64 = 0.01;
@@ -179,6 +180,7 @@ pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<G
     }
     gates.extend(ceiling_per_s.and_then(|ceiling| sends::ceiling(launch, ceiling)));
     gates.extend(sends::as_scheduled(data));
+    gates.extend(launch.pinning.iter().map(pinning));
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     let is_quiet = is_quiet(&gates);
@@ -363,6 +365,39 @@ fn generator(launch: &Launch) -> [Gate; 2] {
         )
         .disturbing(),
     ]
+}
+
+/// Threads that may run elsewhere than the layout says, and moves of a generator that has a core of
+/// its own: each makes the figures those of another layout.
+fn pinning(pinning: &Pinning) -> Gate {
+    let subject = &pinning.subject;
+    let (mut wrong, mut notes) = (u64::from(subject.strays), vec![]);
+    if subject.strays > 0 {
+        notes.push(format!("subject: {}", subject.example));
+    }
+    if let Some(generator) = pinning.generator.as_ref().filter(|it| it.allowed.is_some()) {
+        let moves = generator.migrations.unwrap_or(0);
+        wrong += u64::from(generator.strays) + moves;
+        if generator.strays > 0 {
+            notes.push(format!("generator: {}", generator.example));
+        }
+        if moves > 0 {
+            notes.push(format!("the generator moved {moves} times"));
+        }
+    }
+    let mut gate = Gate::new(
+        "pinning",
+        GateUnit::Count,
+        Limit::at_most(0.0),
+        wrong as f64,
+    );
+    // A subject must not change its own affinity.
+    gate.blames_subject = subject.strays > 0;
+    if notes.is_empty() {
+        gate
+    } else {
+        gate.noted(notes.join("; "))
+    }
 }
 
 /// Little's law, L = λW with W the mean service time: an independent check of the clocks.

@@ -5,6 +5,7 @@ pub mod comparison;
 pub mod gates;
 pub mod metric;
 pub mod significance;
+pub mod objective;
 pub mod statistics;
 pub mod steady;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use comparison::CellSummary;
 use gates::{Gate, Standing};
 use metric::{Metric, Reading};
 use steady::SteadyState;
+use objective::ObjectiveSummary;
 
 /// Everything that a run folder holds.
 #[derive(Debug, Clone)]
@@ -59,6 +61,9 @@ pub struct Summary {
     pub host: Host,
     /// How many launches may be used, and what the others failed.
     pub validity: Validity,
+    /// What was demanded of the figures, and what became of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<ObjectiveSummary>,
     /// Cells in the order of the manifest.
     pub cells: Vec<CellSummary>,
     /// Launches in the order in which they were made.
@@ -154,6 +159,7 @@ pub fn analyse(run: &RunData) -> Summary {
         titles: titles(manifest),
         host: manifest.host.clone(),
         validity,
+        objectives: objective::judge(manifest, &cells, &judged),
         cells,
         launches,
     }

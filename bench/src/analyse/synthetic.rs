@@ -11,6 +11,8 @@ use super::{LaunchData, RunData};
 use crate::record::{
     BrokerFacts, CellFacts, Conservation, Drain, GeneratorFacts, Host, HostDuring, Kind, Launch,
     Layout, METHOD_VERSION, Manifest, OperationCounts, Resources, Sample, Slice, SubjectFacts,
+    Layout, METHOD_VERSION, Manifest, OperationCounts, Pinning, Placement, Resources, Sample,
+    SubjectFacts,
 };
 
 const SUBJECTS: [(&str, &str); 3] = [
@@ -142,6 +144,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         order,
         ceiling_per_s: BTreeMap::from([(Layout::Isolated, 30_000.0)]),
         lanes: 0,
+        objectives: vec![],
     }
 }
 
@@ -202,6 +205,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
                 foreign_cores: noise.around(0.008, 3),
                 broker_cores: 0.12,
             },
+            pinning: Some(pinning()),
             faults: vec![],
         },
         samples: samples(cell, subject, noise),
@@ -232,6 +236,19 @@ fn slices(
         .filter(in_parts)
         .map(|(tag, histogram)| (tag.clone(), course(histogram)))
         .collect()
+/// As it must be in the isolated layout.
+fn pinning() -> Pinning {
+    let on = |cpu| Placement {
+        allowed: Some(vec![cpu]),
+        threads: 3,
+        migrations: Some(0),
+        ..Placement::default()
+    };
+    Pinning {
+        subject: on(0),
+        generator: Some(on(1)),
+        broker: None,
+    }
 }
 
 /// Scatter of a launch; the same launch always scatters alike.

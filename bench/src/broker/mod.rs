@@ -38,7 +38,7 @@ use crate::{
 };
 
 pub use error::Error;
-pub use verbs::{down, status, up};
+pub use verbs::{down, kill_own, status, up};
 
 /// Where a broker answers that somebody else runs, with RabbitMQ's default user.
 const LOCAL_URL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";

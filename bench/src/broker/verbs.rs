@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     Broker, Error, Options, Origin, acquire_as,
     node::Lifetime,
-    process::Identity,
+    process::{Identity, kill},
     state::{self, State},
 };
 use crate::amqp::redact;
@@ -46,6 +46,23 @@ pub fn down(root: &Path) -> Result<String, Error> {
         [] => "down: nothing was running".to_owned(),
         names => format!("down: ended {}", names.join(", ")),
     })
+}
+
+/// Kills every private node that this very program has started for its run, without asking it first:
+/// for a program that must end at once. Returns the command that ends what is left, if anything is.
+#[must_use]
+pub fn kill_own(root: &Path) -> Option<&'static str> {
+    let own = Identity::of(std::process::id());
+    let states = state::load_all(root).into_iter();
+    for state in states.filter(|state| state.owner.is_some() && state.owner == own) {
+        kill(state.server);
+        kill(state.epmd);
+        state::forget(&state.spec);
+    }
+    // A container takes longer to stop than somebody waits who presses Ctrl-C twice.
+    super::compose_marker(root)
+        .is_file()
+        .then_some("threeways broker down")
 }
 
 /// What runs, as lines to print.

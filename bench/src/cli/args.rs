@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::analyse::objective::Objective;
 use crate::faults;
 use crate::pipeline::{CampaignOptions, RunOptions};
 use crate::profile::ProfileName;
@@ -15,7 +16,7 @@ use crate::profile::ProfileName;
     name = "threeways",
     version,
     after_help = "Exit codes: 0 done (the report says which launches are \
-valid); 1 a subject gave wrong answers, lost messages, died or failed a case, a comparison found \
+valid); 1 a subject gave wrong answers, lost messages, died or failed a case, an objective of --slo was not held, a comparison found \
 something worse, or the doctor found the instrument wrong; 2 usage or configuration; 3 no broker, build or folder; \
 130 interrupted."
 )]
@@ -71,6 +72,11 @@ pub(super) struct RunArgs {
     /// Fault to cause, only with `--scenario faults`; may be repeated [default: all].
     #[arg(long = "fault", value_name = "NAME")]
     pub(super) faults: Vec<String>,
+    /// Demand of the figures, such as rest.p99=50ms, cpu_per_op=300us, pss=64MiB, or only of a scenario,
+    /// cell or subject: steady-mixed:amqp.p99=100ms; may be repeated. Exit code 1 if a figure of a valid
+    /// launch misses it, or if a subject has no such figure anywhere.
+    #[arg(long = "slo", value_name = "[SCOPE:]METRIC=VALUE")]
+    pub(super) objectives: Vec<Objective>,
     /// Seed of orders and schedules [default: the clock, in seconds].
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
@@ -184,6 +190,9 @@ impl RunArgs {
             self.repetitions.is_some() || self.lanes.is_some() || !self.faults.is_empty();
         match self.is_campaign() {
             true if self.scenarios.len() > 1 => Some("`--scenario faults` goes alone"),
+            true if !self.objectives.is_empty() => {
+                Some("`--scenario faults` has no figures for --slo")
+            }
             true if self.blocks.is_some() => {
                 Some("`--scenario faults` has no blocks; use --repetitions")
             }
@@ -219,6 +228,7 @@ impl From<RunArgs> for RunOptions {
             blocks: args.blocks,
             seed: args.seed,
             purge: args.purge,
+            objectives: args.objectives,
             out: args.out,
         }
     }

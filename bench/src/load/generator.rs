@@ -16,6 +16,8 @@ use super::alarm::Alarm;
 use super::amqp::{Amqp, AmqpPlan};
 use super::clock::Clock;
 use super::engine::{EVENTS, Engine, Stream, Window, await_start};
+use super::engine::{Clock, Engine, Stream, Window, await_start};
+use super::live::Live;
 use super::meter::Meter;
 use super::pacer::Arrival;
 use super::recorder::Recorder;
@@ -94,6 +96,7 @@ pub struct Generator {
     cpu: Option<usize>,
     /// Sends per second of all schedules together; without end in a closed loop.
     rate_per_s: f64,
+    live: Arc<Live>,
 }
 
 impl Generator {
@@ -115,6 +118,7 @@ impl Generator {
             timeout_ns: nanoseconds(plan.timeout),
             cpu: plan.cpu,
             rate_per_s: 0.0,
+            live: Arc::default(),
         };
         if let Some(rest) = plan.rest {
             generator.add_rest(rest)?;
@@ -123,6 +127,13 @@ impl Generator {
             generator.add_amqp(amqp, arrival)?;
         }
         Ok(generator)
+    }
+
+    /// Feeds these counts while it runs.
+    #[must_use]
+    pub fn shown_by(mut self, live: Arc<Live>) -> Self {
+        self.live = live;
+        self
     }
 
     fn next_token(&self) -> u64 {
@@ -180,7 +191,7 @@ impl Generator {
             window: self.window,
             timeout_ns: self.timeout_ns,
             abort,
-            recorder: Recorder::new(self.window),
+            recorder: Recorder::new(self.window).shown_by(self.live),
             clock: Clock::new(start),
             meter: Meter::default(),
             alarm: Alarm::default(),

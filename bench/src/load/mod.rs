@@ -21,6 +21,9 @@ mod amqp;
 mod clock;
 mod engine;
 mod generator;
+#[doc(hidden)]
+pub mod hot;
+mod live;
 mod meter;
 mod pacer;
 mod recorder;
@@ -31,6 +34,7 @@ pub use amqp::{AmqpPlan, seed_message};
 pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
+pub use live::{Live, View, Viewer};
 pub use pacer::{Arrival, Pacer, SplitMix};
 pub use request::{Exchange, KEYS, key};
 

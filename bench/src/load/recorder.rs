@@ -1,10 +1,12 @@
 //! Turns observations into counts and histograms; knows the window, but no clock and no socket.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
 use super::engine::{Observation, Window};
+use super::live::Live;
 use crate::record::{Kind, OperationCounts, OperationOutcome};
 use crate::run_dir::{Histograms, Intervals};
 
@@ -29,6 +31,7 @@ pub(super) struct Recorder {
     last_ready_ns: BTreeMap<Kind, u64>,
     in_flight: InFlight,
     faults: Vec<String>,
+    live: Arc<Live>,
 }
 
 /// Operations between first byte and answer, integrated over time: an independent witness for
@@ -62,7 +65,14 @@ impl Recorder {
             last_ready_ns: BTreeMap::new(),
             in_flight: InFlight::default(),
             faults: Vec::new(),
+            live: Arc::default(),
         }
+    }
+
+    /// Feeds these counts as well, which others look at meanwhile.
+    pub(super) fn shown_by(mut self, live: Arc<Live>) -> Self {
+        self.live = live;
+        self
     }
 
     /// The schedule's next operation has become due, or never will.
@@ -83,6 +93,7 @@ impl Recorder {
     /// The loop got to an operation: how late, and how long after the one before.
     pub(super) fn lag(&mut self, kind: Kind, intended_ns: u64, ready_ns: u64) {
         let before_ns = self.last_ready_ns.insert(kind, ready_ns);
+        self.live.lag(ready_ns.saturating_sub(intended_ns));
         if self.window.contains(intended_ns) {
             self.record(kind, "send_lag", intended_ns, (intended_ns, ready_ns));
             if let Some(before_ns) = before_ns {
@@ -106,6 +117,7 @@ impl Recorder {
     }
 
     pub(super) fn observe(&mut self, observation: &Observation) {
+        self.live.observe(observation);
         match observation {
             Observation::Sent {
                 kind,

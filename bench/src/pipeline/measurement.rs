@@ -1,27 +1,33 @@
 //! One launch: from empty queues to a written record.
 
-use std::collections::BTreeMap;
+mod edges;
+mod written;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use contract::QueueType;
 use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
+use edges::Edges;
+
 use super::RunError;
 use super::inquiry;
-use crate::amqp::redact;
+use super::progress::Progress;
 use crate::broker::Broker;
 use crate::host::{self, Reading};
 use crate::launch::{self, LaunchError, LaunchPlan, Running};
 use crate::load::{
-    AmqpPlan, Arrival, Exchange, Generator, KEYS, LoadPlan, LoadResult, RestPlan, seed_message,
+    AmqpPlan, Arrival, Exchange, Generator, KEYS, Live, LoadPlan, LoadResult, RestPlan,
+    seed_message,
 };
 use crate::profile::Profile;
-use crate::record::{Conservation, HostDuring, Kind, Launch, Resources, Sample};
+use crate::record::{Conservation, HostDuring, Pinning, Resources, Sample};
 use crate::run_dir::RunDir;
-use crate::sample::{ProcessTree, Timeline, drain, members, resources, watch, watch_drain};
+use crate::sample::{ProcessTree, Shown, Timeline, drain, resources, watch, watch_drain};
 use crate::scenario::{ArrivalKind, Cell, RestRequest};
 use crate::subject::BuiltSubject;
 
@@ -44,6 +50,7 @@ pub(super) struct Bench<'a> {
     pub(super) run: &'a RunDir,
     pub(super) seed: u64,
     pub(super) interrupt: &'a Arc<AtomicBool>,
+    pub(super) progress: &'a Progress,
 }
 
 impl Bench<'_> {
@@ -88,6 +95,7 @@ struct Measured {
     resources: Resources,
     drain: Option<crate::record::Drain>,
     host: HostDuring,
+    pinning: Option<Pinning>,
     window_s: f64,
     /// Events that were published beside the load: seeds and prefill.
     published: u64,
@@ -125,6 +133,8 @@ pub(super) fn measure(bench: &mut Bench<'_>, task: &Task<'_>) -> Result<Vec<Stri
     let launch = record(task, &plan, &measured, conservation, faults);
     let times = (&measured.load.histograms, &measured.load.intervals);
     dir.finish(&launch, times, &measured.samples)?;
+    let launch = written::record(task, &plan, &measured, conservation, faults);
+    dir.finish(&launch, &measured.load.histograms, &measured.samples)?;
     match observed {
         Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => Err(error.into()),
         _ => Ok(launch.faults),
@@ -247,28 +257,43 @@ fn observe_load(
         inquiry::await_keys(running, KEYS)?;
     }
     let plan = load_plan(bench, task, running.address());
+    let live = Arc::new(Live::default());
     let generator = Generator::prepare(plan).map_err(chain)?;
-    let mut tree = ProcessTree::new(running.root());
+    let generator = generator.shown_by(Arc::clone(&live));
+    let mut tree = Shown::new(ProcessTree::new(running.root()), &live);
     let start = Instant::now() + LEAD;
     let timeline = timeline(bench, task, start);
+    let display = bench.progress.display(start + timeline.window_end);
+    let (shown, over) = channel();
     let abort = AtomicBool::new(false);
     let instrument = host::instrument_cpu(task.cell.scenario.layout).map(|cpu| vec![cpu]);
-    let (load, samples, host) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| generator.run(start, &abort));
+    let broker = bench.broker_pids();
+    let edges = Edges::new(task.cell.scenario.layout, running.root(), &broker);
+    let (load, samples, between) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            edges.i_am_the_generator();
+            generator.run(start, &abort)
+        });
         let sampler = || watch(&mut tree, timeline, &abort);
         let samples = scope.spawn(|| pinned(instrument.as_deref(), sampler));
-        let host = scope.spawn(|| pinned(instrument.as_deref(), || watch_host(timeline, &abort)));
+        let between =
+            scope.spawn(|| pinned(instrument.as_deref(), || edges.watch(timeline, &abort)));
+        if let Some(display) = display {
+            let (live, cpus) = (&live, instrument.as_deref());
+            scope.spawn(move || pinned(cpus, || display.show(live, &over)));
+        }
         guard(running, bench.interrupt, &abort, || load.is_finished());
+        drop(shown);
         // The window is over: whoever still sleeps (idle has no load to wait for) may finish.
-        (join(load), join(samples), join(host))
+        (join(load), join(samples), join(between))
     });
     measured.window_s = task.cell.window_s;
     measured.load = load;
     measured.resources = resources(&samples);
     measured.samples = samples;
-    if let Some((before, after)) = host {
-        let subject = members(running.root());
-        measured.host = after.since(&before, &subject, &bench.broker_pids());
+    if let Some(between) = between {
+        measured.host = edges.host(&between);
+        measured.pinning = Some(edges.pinning_of(&between));
     }
     Ok(())
 }
@@ -323,25 +348,6 @@ fn interval_s(rate_per_s: f64, window_s: f64) -> f64 {
     (1.0 / rate_per_s).max(window_s / MOST_SAMPLES)
 }
 
-/// Readings of the whole machine just inside of the window; `None` after an abort.
-fn watch_host(timeline: Timeline, abort: &AtomicBool) -> Option<(Reading, Reading)> {
-    const STEP: Duration = Duration::from_millis(10);
-    let wait = |until: Instant| {
-        while Instant::now() < until {
-            if abort.load(Ordering::Relaxed) {
-                return None;
-            }
-            std::thread::sleep(STEP.min(until.saturating_duration_since(Instant::now())));
-        }
-        Some(())
-    };
-    // Beside the sampler's edges, so that the two do not read at the same instant.
-    wait(timeline.start + timeline.window_start + STEP)?;
-    let before = Reading::take();
-    wait(timeline.start + timeline.window_end.saturating_sub(STEP * 2))?;
-    Some((before, Reading::take()))
-}
-
 fn load_plan(bench: &Bench<'_>, task: &Task<'_>, address: SocketAddr) -> LoadPlan {
     let cell = task.cell;
     let seed = bench.seed ^ (u64::from(task.ordinal) << 32);
@@ -389,6 +395,9 @@ fn observe_drain(
         Duration::from_secs_f64(1.0 / bench.profile.progress_rate_per_s),
         Duration::from_secs_f64(task.cell.window_s),
     );
+    let broker = bench.broker_pids();
+    let edges = Edges::new(task.cell.scenario.layout, running.root(), &broker);
+    let first = edges.look();
     let before = Reading::take();
     let (ready, watched) = std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
@@ -403,7 +412,8 @@ fn observe_drain(
         (ready, join(watching))
     });
     let (readings, samples) = watched;
-    measured.host = Reading::take().since(&before, tree.members(), &bench.broker_pids());
+    measured.host = Reading::take().since(&before, tree.members(), &broker);
+    measured.pinning = Some(edges.pinning(&first, &edges.look()));
     let drain = drain(&readings, task.cell.prefill);
     measured.window_s = drain.counted_s;
     measured.drain = Some(drain);

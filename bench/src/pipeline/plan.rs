@@ -149,6 +149,7 @@ pub(super) fn manifest(
         order: (0..blocks).map(|block| order(slots, block)).collect(),
         ceiling_per_s: BTreeMap::new(),
         lanes: 0,
+        objectives: vec![],
     }
 }
 

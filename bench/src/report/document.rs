@@ -3,7 +3,7 @@
 use super::answer;
 use super::format::{self, list};
 use super::plot::{Figure, Palette, memory, quantiles, strip};
-use super::tables;
+use super::{objectives, pinning, tables};
 use crate::analyse::comparison::CellSummary;
 use crate::analyse::metric::Metric;
 use crate::analyse::{RunData, Summary, Validity};
@@ -99,7 +99,8 @@ impl Cell {
 /// The report of a run.
 pub fn document(run: &RunData, summary: &Summary) -> Document {
     let palette = Palette::of(run);
-    let mut blocks = scenarios(run, summary, &palette);
+    let mut blocks = demands(summary);
+    blocks.extend(scenarios(run, summary, &palette));
     blocks.extend(validity_section(run, summary));
     blocks.extend(provenance(run));
     blocks.push(Block::Section("Words".into()));
@@ -110,6 +111,22 @@ pub fn document(run: &RunData, summary: &Summary) -> Document {
         validity: banner(&summary.validity),
         blocks,
     }
+}
+
+fn demands(summary: &Summary) -> Vec<Block> {
+    if summary.objectives.is_empty() {
+        return vec![];
+    }
+    vec![
+        Block::Section("Objectives".into()),
+        Block::Text(
+            "What was demanded with --slo, held against the figures of the valid launches. An objective is held \
+             if no figure misses it and every subject has one; \u{201c}within it\u{201d} is the goodput: \
+             correct answers per second that were no slower than the threshold."
+                .into(),
+        ),
+        Block::Table(objectives::table(summary)),
+    ]
 }
 
 fn banner(validity: &Validity) -> Banner {
@@ -237,7 +254,7 @@ fn strips(cells: &[&CellSummary]) -> Vec<Metric> {
 }
 
 fn validity_section(run: &RunData, summary: &Summary) -> Vec<Block> {
-    vec![
+    let mut blocks = vec![
         Block::Section("Validity".into()),
         Block::Text(
             "A launch that fails a gate is kept, shown and never ranked: it is invalid if its figures mean \
@@ -246,12 +263,24 @@ fn validity_section(run: &RunData, summary: &Summary) -> Vec<Block> {
                 .into(),
         ),
         Block::Table(tables::gates(summary)),
+    ];
+    if let Some(table) = pinning::table(run, summary) {
+        blocks.push(Block::Part(
+            "Where the threads ran, read back from the kernel".into(),
+        ));
+        blocks.push(Block::Table(table));
+    }
+    blocks.extend([
         Block::Part("Launches in the order in which they were made".into()),
         Block::Folded(
-            format!("{}, with links to the raw data", format::launches(summary.launches.len())),
+            format!(
+                "{}, with links to the raw data",
+                format::launches(summary.launches.len())
+            ),
             vec![Block::Table(tables::launches(run, summary))],
         ),
-    ]
+    ]);
+    blocks
 }
 
 fn provenance(run: &RunData) -> Vec<Block> {

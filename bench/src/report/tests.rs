@@ -99,3 +99,58 @@ fn the_answer_replaces_what_stands_between_the_markers() {
     assert_eq!(with_answer(&new, &summary).as_deref(), Some(&*new));
     assert_eq!(with_answer("no markers", &summary), None);
 }
+
+#[test]
+fn every_objective_stands_with_its_figure_threshold_and_verdict() {
+    let mut run = synthetic::run(3);
+    let (summary, texts) = render(&run);
+    assert!(objectives::text(&summary).is_empty());
+    assert!(!texts[0].contains("Objectives"));
+    let demands = ["steady-mixed:cpu_per_op=60us", "idle:rest.p99=1s"];
+    run.manifest.objectives = demands.map(str::to_owned).to_vec();
+    let (summary, texts) = render(&run);
+    let lines = objectives::text(&summary);
+    assert!(
+        lines.contains("steady-mixed:cpu_per_op=60us: missed\n"),
+        "{lines}"
+    );
+    assert!(
+        lines.contains("missed    steady-mixed multi-process: 8"),
+        "{lines}"
+    );
+    assert!(lines.contains("(≤ 60.0 µs)"), "{lines}");
+    assert!(lines.contains("idle:rest.p99=1s: not held"), "{lines}");
+    for text in texts {
+        assert!(text.contains("Objectives") && text.contains("no figure"));
+    }
+}
+
+#[test]
+fn where_the_threads_ran_stands_in_the_report() {
+    let mut run = synthetic::run(3);
+    let heading = "Where the threads ran";
+    assert!(render(&run).1.iter().all(|text| text.contains(heading)));
+    let table = |run: &RunData| pinning::table(run, &analyse(run)).expect("they were looked at");
+    let row = |table: &document::Table, who: &str| -> Vec<String> {
+        let found = table
+            .rows
+            .iter()
+            .find(|row| row[0].text == who)
+            .expect("a row");
+        found.iter().map(|cell| cell.text.clone()).collect()
+    };
+    let generator = row(&table(&run), "the generator");
+    assert_eq!(generator[1..], ["isolated", "cpu1", "72", "3", "0", "0"]);
+    for (number, data) in (0..).zip(&mut run.launches) {
+        let pinning = data.launch.pinning.as_mut().expect("looked at");
+        pinning.subject.migrations = (number > 0).then_some(2);
+    }
+    let subject = run.launches[0].launch.subject.clone();
+    let title = run.manifest.subjects.iter().find(|it| it.name == subject);
+    let subject = row(&table(&run), &title.expect("a subject").title);
+    assert_eq!(subject[6], "the kernel does not tell");
+    run.launches
+        .iter_mut()
+        .for_each(|data| data.launch.pinning = None);
+    assert!(render(&run).1.iter().all(|text| !text.contains(heading)));
+}

@@ -2,9 +2,11 @@
 
 mod process_tree;
 mod progress;
+mod shown;
 
-pub use process_tree::{Family, ProcessTree, members};
+pub use process_tree::{Family, ProcessTree, descendants, members};
 pub use progress::{Progress, drain, read_metric, watch_drain};
+pub use shown::Shown;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -14,15 +14,30 @@ use crate::record::Sample;
 /// The group also holds children whose parent has ended, as under `--detach`.
 #[must_use]
 pub fn members(root: i32) -> Vec<i32> {
-    let all: Vec<_> = host::processes()
-        .into_iter()
-        .filter_map(|pid| host::parent_and_group(pid).map(|relation| (pid, relation)))
-        .collect();
-    let mut members: BTreeSet<i32> = all
+    let all = relations();
+    let own = all
         .iter()
         .filter(|(pid, (_, group))| *pid == root || *group == root)
-        .map(|(pid, _)| *pid)
-        .collect();
+        .map(|(pid, _)| *pid);
+    with_children(own.collect(), &all).into_iter().collect()
+}
+
+/// The living processes below `root`, it not included; those whose parent has ended are not found.
+#[must_use]
+pub fn descendants(root: i32) -> Vec<i32> {
+    let found = with_children(BTreeSet::from([root]), &relations());
+    found.into_iter().filter(|pid| *pid != root).collect()
+}
+
+/// Every process with its parent and its group.
+fn relations() -> Vec<(i32, (i32, i32))> {
+    host::processes()
+        .into_iter()
+        .filter_map(|pid| host::parent_and_group(pid).map(|relation| (pid, relation)))
+        .collect()
+}
+
+fn with_children(mut members: BTreeSet<i32>, all: &[(i32, (i32, i32))]) -> BTreeSet<i32> {
     loop {
         let before = members.len();
         let children: Vec<_> = all
@@ -32,7 +47,7 @@ pub fn members(root: i32) -> Vec<i32> {
             .collect();
         members.extend(children);
         if members.len() == before {
-            return members.into_iter().collect();
+            return members;
         }
     }
 }

@@ -245,4 +245,35 @@ fn each_count_of_the_schedule_and_of_the_broker_has_its_gate() {
         });
     });
     assert_eq!(failed, ["REST timed out"]);
+fn pinning(data: &mut LaunchData) -> &mut Pinning {
+    data.launch.pinning.as_mut().expect("it was read")
+}
+
+#[test]
+fn a_subject_that_leaves_its_core_makes_the_launch_invalid() {
+    let (standing, failed) = launch_with(|data| pinning(data).subject.strays = 1);
+    assert_eq!(standing, Standing::Invalid);
+    assert_eq!(failed, ["pinning"]);
+}
+
+#[test]
+fn a_generator_that_moves_makes_the_launch_invalid_where_it_has_a_core_of_its_own() {
+    let generator = |allowed, migrations| {
+        launch_with(|data| {
+            let generator = pinning(data).generator.as_mut().expect("there is one");
+            generator.allowed = allowed;
+            generator.migrations = migrations;
+        })
+        .0
+    };
+    assert_eq!(generator(Some(vec![1]), Some(2)), Standing::Invalid);
+    assert_eq!(generator(None, Some(2)), Standing::Valid);
+    // A kernel that does not tell is no proof of a move; the affinity was read back all the same.
+    assert_eq!(generator(Some(vec![1]), None), Standing::Valid);
+}
+
+#[test]
+fn a_run_from_before_the_pinning_was_read_is_judged_without_it() {
+    let (standing, _) = launch_with(|data| data.launch.pinning = None);
+    assert_eq!(standing, Standing::Valid);
 }
