@@ -24,7 +24,7 @@ pub use amqp::{AmqpPlan, seed_message};
 pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
-pub use pacer::{Arrival, Pacer, SplitMix};
+pub use pacer::{Arrival, Burst, MOST_STEPS, Pacer, Ramp, SplitMix, Step, Steps};
 pub use request::{Exchange, KEYS, key};
 
 /// Why the load could not be prepared.
