@@ -36,6 +36,18 @@ pub enum Kind {
     Amqp,
 }
 
+/// What grows from cell to cell of a scenario whose cells are read together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ladder {
+    /// Offered REST load: what an operation costs at each rate.
+    Rate,
+    /// Open connections: what memory each of them takes.
+    Connections,
+    /// Operations in flight: what memory each of them takes.
+    InFlight,
+}
+
 /// How one operation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -390,6 +402,12 @@ pub struct CellFacts {
     /// Whether each connection sends as soon as it was answered: a ceiling, and no response times.
     #[serde(default)]
     pub closed_loop: bool,
+    /// What grows from cell to cell, if the scenario is a ladder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Ladder>,
+    /// Keep-alive connections of the REST load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
 }
 
 #[cfg(test)]

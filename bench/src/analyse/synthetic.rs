@@ -98,6 +98,8 @@ fn cell(
         window_s: 60.0,
         prefill,
         closed_loop: false,
+        ladder: None,
+        connections: None,
     }
 }
 
