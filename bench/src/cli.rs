@@ -18,7 +18,7 @@ use crate::device::Simulator;
 use crate::faults;
 use crate::host;
 use crate::pipeline::{
-    self, CampaignOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
+    self, CampaignOptions, CapacityOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
     VerifyOptions,
 };
 use crate::profile::ProfileName;
@@ -94,6 +94,7 @@ fn perform(verb: Verb) -> anyhow::Result<u8> {
             None if args.is_campaign() => campaign(&args.into()),
             None => run(&args.into()),
         },
+        Verb::Capacity(args) => capacity(&args.into()),
         Verb::Verify(args) => verify(&args),
         Verb::Compare(args) => compare(&args),
         Verb::Doctor(args) => doctor(&args),
@@ -116,6 +117,11 @@ pub fn run(options: &RunOptions) -> anyhow::Result<u8> {
 fn campaign(options: &CampaignOptions) -> anyhow::Result<u8> {
     let interrupt = interrupt()?;
     Ok(tell(&pipeline::campaign(options, &interrupt)?))
+}
+
+fn capacity(options: &CapacityOptions) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    Ok(tell(&pipeline::capacity(options, &interrupt)?))
 }
 
 /// Prints what came out and where it stands; returns the exit code.

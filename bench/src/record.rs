@@ -317,6 +317,36 @@ pub struct Manifest {
     /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
     #[serde(default)]
     pub lanes: u32,
+    /// What a search for capacities asked; none for any other run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchFacts>,
+}
+
+/// What a search for capacities asks; each of its probes is a launch of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SearchFacts {
+    /// Scenario of the probes, whose cells are named `scenario/rate=…`.
+    pub scenario: String,
+    /// What it asks, one sentence.
+    pub question: String,
+    /// Layout of the probes.
+    pub layout: Layout,
+    /// Window of a probe in seconds; longer at a low rate.
+    pub window_s: f64,
+    /// Keep-alive connections of the generator.
+    pub connections: usize,
+    /// Service-level objective: the longest response time at the quantile, in ns.
+    pub slo_ns: f64,
+    /// Quantile of the objective, in `[0, 1]`.
+    pub quantile: f64,
+    /// Rate at which the search begins, in requests per second.
+    pub first_per_s: f64,
+    /// Rate above which nothing is asked: a third of the ceiling.
+    pub most_per_s: f64,
+    /// What the generator did against a null server in this layout, in requests per second.
+    pub ceiling_per_s: f64,
+    /// Fresh launches that must hold at the rate that was found.
+    pub confirmations: u32,
 }
 
 /// The machine.
@@ -349,6 +379,15 @@ impl Manifest {
     /// The subjects that are compared; a twin is not.
     pub fn compared(&self) -> impl Iterator<Item = &SubjectFacts> {
         self.subjects.iter().filter(|it| it.twin_of.is_none())
+    }
+
+    /// Whether a launch of the cell is a probe of the search: it is judged by its rate alone.
+    #[must_use]
+    pub fn is_probe(&self, cell: &str) -> bool {
+        let scenario = cell.split_once('/').map_or(cell, |(scenario, _)| scenario);
+        self.search
+            .as_ref()
+            .is_some_and(|it| it.scenario == scenario)
     }
 
     /// The second name of a subject and its first one.
@@ -408,6 +447,26 @@ pub struct CellFacts {
     /// Keep-alive connections of the REST load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<usize>,
+}
+
+#[cfg(test)]
+impl SearchFacts {
+    /// A search of three confirmations, for tests.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            scenario: "capacity".into(),
+            question: "How many?".into(),
+            layout: Layout::Isolated,
+            window_s: 2.0,
+            connections: 64,
+            slo_ns: 50e6,
+            quantile: 0.99,
+            first_per_s: 500.0,
+            most_per_s: 20_000.0,
+            ceiling_per_s: 60_000.0,
+            confirmations: 3,
+        }
+    }
 }
 
 #[cfg(test)]

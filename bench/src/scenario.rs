@@ -320,6 +320,19 @@ impl Cell {
         self.axis = Some(value);
     }
 
+    /// The cell with another REST rate, as the value `value` of an axis; for searches, which choose
+    /// their rates as they go.
+    #[must_use]
+    pub fn at_rate(&self, axis: &str, value: &str, rate_per_s: f64) -> Self {
+        let mut cell = self.clone();
+        cell.name = format!("{}/{axis}={value}", self.scenario.name);
+        cell.axis = Some(value.to_owned());
+        if let Some(rest) = &mut cell.load.rest {
+            rest.rate_per_s = rate_per_s;
+        }
+        cell
+    }
+
     /// The pace of a load of that rate in this cell.
     #[must_use]
     pub fn pace(&self, rate_per_s: f64) -> Pace {

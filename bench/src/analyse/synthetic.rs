@@ -143,6 +143,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         cells,
         order,
         lanes: 0,
+        search: None,
     }
 }
 

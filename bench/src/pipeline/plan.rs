@@ -85,10 +85,12 @@ pub(super) fn manifest(
         cells: cells.iter().map(Cell::facts).collect(),
         order: (0..blocks).map(|block| order(slots, block)).collect(),
         lanes: 0,
+        search: None,
     }
 }
 
-fn order(slots: &[Slot<'_>], block: u32) -> Vec<String> {
+/// The pairs `cell subject` of a block.
+pub(super) fn order(slots: &[Slot<'_>], block: u32) -> Vec<String> {
     slots
         .iter()
         .filter(|slot| slot.block == block)
