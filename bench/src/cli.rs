@@ -18,8 +18,8 @@ use crate::device::Simulator;
 use crate::faults;
 use crate::host;
 use crate::pipeline::{
-    self, CampaignOptions, CapacityOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
-    VerifyOptions,
+    self, CampaignOptions, CapacityOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport,
+    Suite, VerifyOptions,
 };
 use crate::profile::ProfileName;
 use crate::report;

@@ -127,6 +127,9 @@ pub struct Resources {
     pub rss_bytes: u64,
     /// Highest summed PSS seen.
     pub pss_max_bytes: u64,
+    /// Median of the summed page tables (`VmPTE`): memory of the kernel, in none of the above.
+    #[serde(default)]
+    pub page_table_bytes: u64,
     /// Threads over the tree at the end of the window.
     pub threads: u32,
     /// Processes in the tree at the end of the window.
@@ -275,6 +278,9 @@ pub struct Sample {
     pub threads: u32,
     /// Processes.
     pub processes: u32,
+    /// Summed page tables; 0 in runs that did not read them.
+    #[serde(default)]
+    pub page_table_bytes: u64,
 }
 
 /// What the run was made of; written first, completed at the end.

@@ -79,7 +79,10 @@ impl CapacitySummary {
         let facts = manifest.search.clone()?;
         // The one in which the run was interrupted says nothing.
         let last = manifest.interrupted.then(|| launches.len().max(1) - 1);
-        let counted = launches.iter().enumerate().filter(|(n, _)| Some(*n) != last);
+        let counted = launches
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| Some(*n) != last);
         let probes: Vec<_> = counted.map(|(_, judged)| judged).collect();
         let subjects = manifest.compared().map(|subject| {
             let own = probes

@@ -4,6 +4,7 @@ pub mod capacity;
 pub mod change;
 pub mod comparison;
 pub mod gates;
+pub mod ladder;
 pub mod metric;
 pub mod statistics;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use crate::record::{Host, Launch, Manifest, Sample};
 use capacity::CapacitySummary;
 use comparison::CellSummary;
 use gates::{Gate, Standing};
+use ladder::LadderSummary;
 use metric::{Metric, Reading};
 
 /// Everything that a run folder holds.
@@ -61,6 +63,9 @@ pub struct Summary {
     /// What a search for capacities found, if the run is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<CapacitySummary>,
+    /// Scenarios whose cells are read together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladders: Vec<LadderSummary>,
     /// Launches in the order in which they were made.
     pub launches: Vec<LaunchSummary>,
 }
@@ -157,6 +162,7 @@ pub fn analyse(run: &RunData) -> Summary {
         .collect();
     let validity = Validity::of(manifest, &launches);
     let capacity = CapacitySummary::of(manifest, &judged);
+    let ladders = ladder::ladders(manifest, &judged);
     Summary {
         method_version: manifest.method_version,
         run_id: manifest.run_id.clone(),
@@ -166,6 +172,7 @@ pub fn analyse(run: &RunData) -> Summary {
         validity,
         cells,
         capacity,
+        ladders,
         launches,
     }
 }

@@ -301,6 +301,7 @@ fn resources(cell: &CellFacts, subject: &str, noise: Noise) -> Resources {
     let cpu = noise.around(CPU_NS_PER_OPERATION[subject] * done.max(100) as f64, 7);
     let pss = pss_bytes(subject, noise);
     Resources {
+        page_table_bytes: 200_000,
         cpu_ns: super::metric::to_u64(cpu),
         user_ns: super::metric::to_u64(cpu * 0.6),
         system_ns: super::metric::to_u64(cpu * 0.4),

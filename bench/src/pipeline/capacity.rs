@@ -349,7 +349,10 @@ mod tests {
             .collect();
         assert_eq!(rates, [400.0, 1_000.0, 2_000.0, 3_000.0]);
         let facts = rungs[0].facts();
-        assert_eq!((&*facts.cell, facts.ladder), ("cost/load=10", Some(Ladder::Rate)));
+        assert_eq!(
+            (&*facts.cell, facts.ladder),
+            ("cost/load=10", Some(Ladder::Rate))
+        );
         assert_eq!(facts.axis.as_deref(), Some("10 %"));
     }
 }

@@ -1,6 +1,7 @@
 //! Reports: pure functions of a run's values and of its summary, byte for byte reproducible.
 
 pub mod answer;
+pub mod capacity;
 pub mod change;
 pub mod doctor;
 pub mod document;
@@ -8,6 +9,7 @@ pub mod faults;
 pub mod format;
 pub mod glossary;
 pub mod html;
+pub mod ladder;
 pub mod markdown;
 pub mod plot;
 pub mod svg;

@@ -201,7 +201,10 @@ mod tests {
             size: 20,
             width_s: 0.0,
         };
-        assert_eq!(parsed("{ burst = { size = 20 } }"), ArrivalKind::Burst(burst));
+        assert_eq!(
+            parsed("{ burst = { size = 20 } }"),
+            ArrivalKind::Burst(burst)
+        );
     }
 
     #[test]

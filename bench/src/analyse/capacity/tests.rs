@@ -178,7 +178,10 @@ fn the_search_is_made_again_from_the_launches() {
 fn probes_are_judged_apart_from_the_run() {
     let run = searched(&[("async", 900.0)]);
     let validity = analyse(&run).validity;
-    assert_eq!((validity.made, validity.faulty, validity.invalid), (0, 0, 0));
+    assert_eq!(
+        (validity.made, validity.faulty, validity.invalid),
+        (0, 0, 0)
+    );
     assert_eq!(validity.probes, run.launches.len());
     assert!(validity.is_complete());
 }
@@ -205,9 +208,7 @@ fn a_cell_of_the_ladder_is_no_probe() {
         scenario: "cost".into(),
         ..synthetic::run(1).manifest.cells[0].clone()
     });
-    run.manifest
-        .order
-        .push(vec!["cost/load=10 async".into()]);
+    run.manifest.order.push(vec!["cost/load=10 async".into()]);
     run.launches.push(rung);
     let summary = analyse(&run);
     assert_eq!(summary.validity.made, 1);

@@ -154,12 +154,15 @@ impl Course {
     fn of(pieces: &[Piece], phase: f64) -> Self {
         let (mut start_s, mut before) = (0.0, 0.0);
         // Pieces of no length, such as the warm-up of a load without one, have no inverse.
-        let kept = pieces.iter().filter(|piece| piece.for_s > 0.0).map(|piece| {
-            let placed = (start_s, before, *piece);
-            before += piece.integral(piece.for_s);
-            start_s += piece.for_s;
-            placed
-        });
+        let kept = pieces
+            .iter()
+            .filter(|piece| piece.for_s > 0.0)
+            .map(|piece| {
+                let placed = (start_s, before, *piece);
+                before += piece.integral(piece.for_s);
+                start_s += piece.for_s;
+                placed
+            });
         Self {
             pieces: kept.collect(),
             phase,
@@ -342,8 +345,11 @@ mod tests {
                 .prop_map(|(from, to, after, over)| ramp(from, to, after, over)),
             prop::collection::vec((rate(), 0.1..2.0_f64), 1..=MOST_STEPS)
                 .prop_map(|list| steps(&list)),
-            (rate(), 1..40_u64, 0.0..0.9_f64)
-                .prop_map(|(rate, size, share)| burst(rate, size, share * size as f64 / rate)),
+            (rate(), 1..40_u64, 0.0..0.9_f64).prop_map(|(rate, size, share)| burst(
+                rate,
+                size,
+                share * size as f64 / rate
+            )),
         ]
     }
 
