@@ -40,6 +40,8 @@ const CEILING_SHARE: f64 = 1.0 / 3.0;
 const CEILING_WINDOW: Duration = Duration::from_secs(2);
 /// Fresh launches that must hold at the rate that was found.
 const CONFIRMATIONS: u32 = 3;
+/// What is said if there is none.
+const NO_CEILING: &str = "cannot measure the generator's ceiling";
 /// About how many probes a subject takes, for the display alone.
 const USUAL_PROBES: usize = 20;
 
@@ -149,6 +151,10 @@ fn search_facts(
     if interrupt.load(Ordering::Relaxed) {
         return Err(RunError::Interrupted);
     }
+    if ceiling.rate_per_s <= 0.0 {
+        let nothing = std::io::Error::other("the null server answered nothing");
+        return Err(RunError::Machine(NO_CEILING.into(), nothing));
+    }
     Ok(SearchFacts {
         scenario: SCENARIO.into(),
         question: format!(
@@ -167,8 +173,7 @@ fn search_facts(
 }
 
 fn cannot_calibrate(error: CalibrateError) -> RunError {
-    let words = "cannot measure the generator's ceiling".into();
-    RunError::Machine(words, std::io::Error::other(error))
+    RunError::Machine(NO_CEILING.into(), std::io::Error::other(error))
 }
 
 fn measure(
@@ -208,7 +213,9 @@ fn rungs(cell: &Cell, slowest_per_s: f64) -> Vec<Cell> {
     base.scenario.ladder = Some(Ladder::Rate);
     let rung = |percent: u32| {
         let rate = (slowest_per_s * f64::from(percent) / 100.0).round();
-        let mut rung = base.at_rate("load", &percent.to_string(), rate.max(1.0));
+        // Named by the rate and not by the share: cells of two runs are compared by their names.
+        let rate = rate.max(1.0);
+        let mut rung = base.at_rate("rate", &rate.to_string(), rate);
         rung.axis = Some(format!("{percent} %"));
         rung
     };
@@ -351,7 +358,7 @@ mod tests {
         let facts = rungs[0].facts();
         assert_eq!(
             (&*facts.cell, facts.ladder),
-            ("cost/load=10", Some(Ladder::Rate))
+            ("cost/rate=400", Some(Ladder::Rate))
         );
         assert_eq!(facts.axis.as_deref(), Some("10 %"));
     }

@@ -8,7 +8,7 @@ pub fn terms() -> Vec<(String, String)> {
         .collect()
 }
 
-const TERMS: [(&str, &str); 20] = [
+const TERMS: [(&str, &str); 22] = [
     (
         "subject",
         "one service under test; here one per concurrency model.",
@@ -41,6 +41,14 @@ const TERMS: [(&str, &str); 20] = [
     (
         "response time",
         "end of the answer minus intended send: it contains the wait that a stall causes to all that queue behind it.",
+    ),
+    (
+        "capacity",
+        "the highest rate at which the quantile of the response time is within the objective and every gate held; found by probes, each a launch of its own.",
+    ),
+    (
+        "saturation",
+        "the lowest probed rate at which the goodput, right answers in time, was below 97 % of what was offered.",
     ),
     ("service time", "end of the answer minus actual send."),
     (
