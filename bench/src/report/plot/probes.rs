@@ -12,7 +12,7 @@ const PLOT_HEIGHT: f64 = 230.0;
 
 /// The figure; `None` without a probe that has a quantile.
 pub fn figure(palette: &Palette, found: &CapacitySummary) -> Option<Figure> {
-    let all = || found.subjects.iter().flat_map(|it| points(it));
+    let all = || found.subjects.iter().flat_map(points);
     let (rates, times) = (range(all().map(|it| it.0))?, range(all().map(|it| it.1))?);
     let slo_ms = found.facts.slo_ns / 1e6;
     let times = (times.0.min(slo_ms), times.1.max(slo_ms));
