@@ -158,7 +158,7 @@ fn search_facts(
     Ok(SearchFacts {
         scenario: SCENARIO.into(),
         question: format!(
-            "At how many requests per second (`latest`, {connections} connections) are responses still in time?"
+            "At how many requests per second (latest values, {connections} connections) are responses still in time?"
         ),
         layout,
         window_s: cell.window_s,

@@ -71,7 +71,7 @@ fn asked(found: &CapacitySummary) -> String {
     format!(
         "Capacity is the highest rate with {}, {layout} layout. Each probe is a fresh launch with a window of \
          {} s, longer at low rates; {} more had to hold at the rate that was found, and a rate at most {percent} % \
-         above it failed. Nothing above {most}/s is asked: that is a third of the generator's ceiling of {}/s.",
+         above it failed, unless the capacity is but a lower limit (≥). Nothing above {most}/s is asked: that is a third of the generator's ceiling of {}/s.",
         objective(found),
         setting(facts.window_s),
         facts.confirmations,

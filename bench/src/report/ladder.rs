@@ -102,7 +102,7 @@ fn costs(summary: &Summary, cells: &[&CellSummary]) -> Table {
 fn rate(cell: &CellSummary) -> Cell {
     let rates = cell.facts.arrival_rate_per_s.values();
     Cell {
-        small: format!("{}/s", number(rates.sum())),
+        small: format!("{}/s", setting(rates.sum())),
         ..Cell::new(cell.facts.axis.as_deref().unwrap_or_default())
     }
 }
