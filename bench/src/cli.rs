@@ -19,8 +19,8 @@ use crate::device::Simulator;
 use crate::faults;
 use crate::host;
 use crate::pipeline::{
-    self, CampaignOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
-    VerifyOptions,
+    self, CampaignOptions, CapacityOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport,
+    Suite, VerifyOptions,
 };
 use crate::profile::ProfileName;
 use crate::report;
@@ -95,6 +95,7 @@ fn perform(verb: Verb) -> anyhow::Result<u8> {
             None if args.is_campaign() => campaign(&args.into()),
             None => run(&args.into()),
         },
+        Verb::Capacity(args) => capacity(&args.into()),
         Verb::Verify(args) => verify(&args),
         Verb::Compare(args) => compare(&args),
         Verb::Doctor(args) => doctor(&args),
@@ -117,6 +118,11 @@ pub fn run(options: &RunOptions) -> anyhow::Result<u8> {
 fn campaign(options: &CampaignOptions) -> anyhow::Result<u8> {
     let interrupt = interrupt()?;
     Ok(tell(&pipeline::campaign(options, &interrupt)?))
+}
+
+fn capacity(options: &CapacityOptions) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    Ok(tell(&pipeline::capacity(options, &interrupt)?))
 }
 
 /// Prints what came out and where it stands; returns the exit code.

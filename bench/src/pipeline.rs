@@ -4,6 +4,7 @@
 
 mod campaign;
 mod ceilings;
+mod capacity;
 mod doctor;
 mod inquiry;
 mod lanes;
@@ -35,6 +36,7 @@ use crate::subject::{self, BuildError, BuiltSubject, Subject};
 use crate::{host, report};
 
 pub use campaign::{CampaignOptions, campaign};
+pub use capacity::{CapacityOptions, capacity};
 pub use doctor::{DoctorOptions, doctor};
 use measurement::{Bench, Task};
 use plan::Slot;
@@ -181,6 +183,7 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
     let root = host::workspace();
     let (cells, subjects) = choose(options, &root)?;
     check_scopes(&options.objectives, &cells, &subjects)?;
+    raise_open_files()?;
     let broker_options = broker::Options {
         purge: options.purge,
         ..broker::Options::from_environment(root.clone())
@@ -218,18 +221,34 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
         progress: &Progress::planned(slots.iter().map(|slot| Step::of(slot.cell)).collect()),
     };
     let measured = measure_all(&mut bench, &cells, &slots, &mut manifest);
+    let measured = measure_all(&mut bench, &slots, 0, &mut manifest);
     visit.end(&broker);
     broker.stop();
+    end(&run, &mut manifest, measured)
+}
+
+/// Completes the manifest and reports, also on what was measured before a fault.
+fn end(
+    run: &RunDir,
+    manifest: &mut Manifest,
+    measured: Result<(), RunError>,
+) -> Result<RunReport, RunError> {
     manifest.interrupted |= measured.is_err();
-    run.write_manifest(&manifest)?;
-    let summary = write_report(&run)?;
+    run.write_manifest(manifest)?;
+    let summary = write_report(run)?;
     match measured {
-        Ok(()) => Ok(conclude(&run, &summary)),
+        Ok(()) => Ok(conclude(run, &summary)),
         Err(source) => Err(RunError::Partial {
             folder: run.path().to_owned(),
             source: Box::new(source),
         }),
     }
+}
+
+/// Lets this process, and the subjects that it starts, open as many files as may be.
+fn raise_open_files() -> Result<(), RunError> {
+    let failed = |error| RunError::Machine("cannot raise the limit of open files".into(), error);
+    host::raise_open_files().map_err(failed)
 }
 
 /// Leaves a broker that is not ours as it was: queues that were not there go with the run.
@@ -326,6 +345,8 @@ fn measure_all(
     manifest: &mut Manifest,
 ) -> Result<(), RunError> {
     let started = Instant::now();
+/// Waits for a quiet machine as long as the profile allows.
+fn await_quiet(bench: &Bench<'_>) {
     let broker: Vec<i32> = bench.broker_pids();
     let limit = Duration::from_secs_f64(bench.profile.quiet_wait_s);
     if let Some(noise) = host::wait_until_quiet(limit, &broker, bench.interrupt) {
@@ -336,6 +357,19 @@ fn measure_all(
     let progress = Progress::new(slots.len());
     let progress = bench.progress;
     for (ordinal, slot) in slots.iter().enumerate() {
+}
+
+/// Every launch in its order, numbered from `first` on; the manifest says how far it came.
+fn measure_all(
+    bench: &mut Bench<'_>,
+    slots: &[Slot<'_>],
+    first: usize,
+    manifest: &mut Manifest,
+) -> Result<(), RunError> {
+    let (started, before_s) = (Instant::now(), manifest.elapsed_s);
+    await_quiet(bench);
+    let progress = Progress::new(slots.len());
+    for (ordinal, slot) in (first..).zip(slots) {
         if bench.interrupt.load(Ordering::Relaxed) {
             manifest.interrupted = true;
             break;
@@ -353,7 +387,7 @@ fn measure_all(
             task.name()
         ));
         let faults = measurement::measure(bench, &task);
-        manifest.elapsed_s = started.elapsed().as_secs_f64();
+        manifest.elapsed_s = before_s + started.elapsed().as_secs_f64();
         let faults = faults?;
         for fault in &faults {
             progress.warn(&format!("{} {}: {fault}", slot.cell.name, task.name()));

@@ -4,9 +4,13 @@
 //! are pure functions of these values and of the histograms and samples beside them.
 //! Durations carry their unit in the name; ratios lie in `[0, 1]`.
 
+mod search;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use search::{Ladder, SearchFacts};
 
 /// Version of the method; results of different versions are not comparable.
 pub const METHOD_VERSION: u32 = 3;
@@ -115,6 +119,9 @@ pub struct Resources {
     pub rss_bytes: u64,
     /// Highest summed PSS seen.
     pub pss_max_bytes: u64,
+    /// Median of the summed page tables (`VmPTE`): memory of the kernel, in none of the above.
+    #[serde(default)]
+    pub page_table_bytes: u64,
     /// Threads over the tree at the end of the window.
     pub threads: u32,
     /// Processes in the tree at the end of the window.
@@ -300,6 +307,9 @@ pub struct Sample {
     pub threads: u32,
     /// Processes.
     pub processes: u32,
+    /// Summed page tables; 0 in runs that did not read them.
+    #[serde(default)]
+    pub page_table_bytes: u64,
 }
 
 /// What one equal part of the window says about one of a launch's times.
@@ -363,6 +373,9 @@ pub struct Manifest {
     /// What was demanded of the figures (`--slo`), as it was written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objectives: Vec<String>,
+    /// What a search for capacities asked; none for any other run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchFacts>,
 }
 
 /// The machine.
@@ -395,6 +408,15 @@ impl Manifest {
     /// The subjects that are compared; a twin is not.
     pub fn compared(&self) -> impl Iterator<Item = &SubjectFacts> {
         self.subjects.iter().filter(|it| it.twin_of.is_none())
+    }
+
+    /// Whether a launch of the cell is a probe of the search: it is judged by its rate alone.
+    #[must_use]
+    pub fn is_probe(&self, cell: &str) -> bool {
+        let scenario = cell.split_once('/').map_or(cell, |(scenario, _)| scenario);
+        self.search
+            .as_ref()
+            .is_some_and(|it| it.scenario == scenario)
     }
 
     /// The second name of a subject and its first one.
@@ -448,6 +470,12 @@ pub struct CellFacts {
     /// Whether each connection sends as soon as it was answered: a ceiling, and no response times.
     #[serde(default)]
     pub closed_loop: bool,
+    /// What grows from cell to cell, if the scenario is a ladder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<Ladder>,
+    /// Keep-alive connections of the REST load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
 }
 
 #[cfg(test)]

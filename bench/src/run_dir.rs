@@ -315,13 +315,13 @@ impl LaunchDir {
 }
 
 const SAMPLE_HEADER: &str = "t_ms,cpu_ns,user_ns,system_ns,run_queue_wait_ns,voluntary_switches,\
-involuntary_switches,pss_bytes,uss_bytes,rss_bytes,threads,processes";
+involuntary_switches,pss_bytes,uss_bytes,rss_bytes,threads,processes,page_table_bytes";
 
 fn samples_csv(samples: &[Sample]) -> String {
     let mut text = format!("{SAMPLE_HEADER}\n");
     for s in samples {
         text += &format!(
-            "{:.3},{},{},{},{},{},{},{},{},{},{},{}\n",
+            "{:.3},{},{},{},{},{},{},{},{},{},{},{},{}\n",
             s.t_ms,
             s.cpu_ns,
             s.user_ns,
@@ -333,7 +333,8 @@ fn samples_csv(samples: &[Sample]) -> String {
             s.uss_bytes,
             s.rss_bytes,
             s.threads,
-            s.processes
+            s.processes,
+            s.page_table_bytes
         );
     }
     text
@@ -356,6 +357,8 @@ fn parse_sample(line: &str) -> Option<Sample> {
         rss_bytes: next()?,
         threads: u32::try_from(next()?).ok()?,
         processes: u32::try_from(next()?).ok()?,
+        // The column is younger than some runs.
+        page_table_bytes: next().unwrap_or(0),
     })
 }
 
@@ -396,11 +399,15 @@ mod tests {
             t_ms: -12.5,
             cpu_ns: 7,
             threads: 3,
+            page_table_bytes: 8_192,
             ..Sample::default()
         };
         let text = samples_csv(&[sample]);
         let line = text.lines().nth(1).expect("one row");
         assert_eq!(parse_sample(line), Some(sample));
+        let (older, _) = line.rsplit_once(',').expect("many columns");
+        let read = parse_sample(older).expect("a row of an older run");
+        assert_eq!((read.threads, read.page_table_bytes), (3, 0));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Scenarios: one TOML file each; a scenario with one value of its axis is a *cell*.
 
+mod arrival;
 mod definition;
 
 use std::collections::BTreeMap;
@@ -8,23 +9,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::ProfileName;
-use crate::record::{CellFacts, Kind, Layout};
+use crate::record::{CellFacts, Kind, Ladder, Layout};
 
+pub use arrival::{ArrivalKind, BurstShape, Pace, RampShape, StepShape};
 pub use definition::{DefinitionError, read_toml, toml_files};
-
-/// How the operations of one kind arrive.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ArrivalKind {
-    /// Equal gaps.
-    #[default]
-    Constant,
-    /// Seeded exponential gaps.
-    Poisson,
-    /// Every connection sends as soon as it was answered: for ceilings only, never for
-    /// response times.
-    ClosedLoop,
-}
 
 /// One kind of REST request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,10 +71,14 @@ pub struct Axis {
     /// Its values.
     pub values: Vec<u32>,
     /// `BC_` variables that all get the value.
+    #[serde(default)]
     pub env: Vec<String>,
     /// REST rate for each value, in requests per second.
     #[serde(default)]
     pub rest_rate_per_s: Vec<f64>,
+    /// Keep-alive connections of the generator for each value.
+    #[serde(default)]
+    pub connections: Vec<usize>,
 }
 
 /// Lengths in one profile.
@@ -121,6 +113,8 @@ pub struct Scenario {
     pub settings: BTreeMap<String, String>,
     /// What varies, if anything does.
     pub axis: Option<Axis>,
+    /// What the values of the axis are rungs of, if they are to be read together.
+    pub ladder: Option<Ladder>,
     /// Offered load; empty for `idle` and for drains.
     #[serde(default)]
     pub load: LoadDefinition,
@@ -199,12 +193,14 @@ impl Scenario {
             return Some(format!("`[durations.{missing}]` is missing"));
         }
         let values = self.axis.as_ref().map_or(1, |axis| axis.values.len());
-        let rates = self
-            .axis
-            .as_ref()
-            .map_or(0, |axis| axis.rest_rate_per_s.len());
-        if rates != 0 && rates != values {
-            return Some("`axis.rest_rate_per_s` needs one rate for each of `axis.values`".into());
+        if let Some(reason) = self.axis.as_ref().and_then(Axis::contradiction) {
+            return Some(reason);
+        }
+        if self.ladder.is_some() && values < 2 {
+            return Some("`ladder` needs an axis with at least two values".into());
+        }
+        if self.connections == 0 {
+            return Some("`connections` must be at least 1".into());
         }
         if self
             .durations
@@ -234,10 +230,26 @@ impl Scenario {
             .map(|rest| rest.rate_per_s)
             .into_iter()
             .chain(amqp.map(|amqp| amqp.rate_per_s));
-        rates
+        if rates
             .into_iter()
             .any(|rate| !rate.is_finite() || rate <= 0.0)
-            .then(|| "a rate must be above 0 per second".into())
+        {
+            return Some("a rate must be above 0 per second".into());
+        }
+        ProfileName::ALL
+            .into_iter()
+            .find_map(|profile| self.shape_contradiction(profile))
+    }
+
+    fn shape_contradiction(&self, profile: ProfileName) -> Option<String> {
+        let of_cell = |cell: Cell| {
+            let rest = cell.load.rest.iter();
+            let amqp = cell.load.amqp.iter();
+            rest.map(|rest| (&rest.arrival, rest.rate_per_s))
+                .chain(amqp.map(|amqp| (&amqp.arrival, amqp.rate_per_s)))
+                .find_map(|(arrival, rate)| arrival.contradiction(cell.pace(rate)))
+        };
+        self.cells(profile).into_iter().find_map(of_cell)
     }
 
     /// The cells of this scenario in one profile, in the order of the axis.
@@ -273,6 +285,24 @@ impl Scenario {
     }
 }
 
+impl Axis {
+    fn contradiction(&self) -> Option<String> {
+        let lists = [
+            ("rest_rate_per_s", self.rest_rate_per_s.len()),
+            ("connections", self.connections.len()),
+        ];
+        let wrong = |(_, length): &(&str, usize)| *length != 0 && *length != self.values.len();
+        if let Some((name, _)) = lists.into_iter().find(wrong) {
+            return Some(format!(
+                "`axis.{name}` needs one number for each of `axis.values`"
+            ));
+        }
+        self.connections
+            .contains(&0)
+            .then(|| "`axis.connections` must be at least 1 each".into())
+    }
+}
+
 impl Cell {
     fn apply_axis(&mut self, axis: &Axis, index: usize, lengths: &Durations) {
         let value = axis.values[index].to_string();
@@ -283,24 +313,48 @@ impl Cell {
         if let (Some(rest), Some(&rate)) = (&mut self.load.rest, axis.rest_rate_per_s.get(index)) {
             rest.rate_per_s = rate;
         }
+        if let Some(&connections) = axis.connections.get(index) {
+            self.scenario.connections = connections;
+        }
         self.prefill = lengths.prefill.get(index).copied().unwrap_or(0);
         self.axis = Some(value);
     }
 
-    /// Offered load by kind in operations per second; the closed loop offers none.
+    /// The cell with another REST rate, as the value `value` of an axis; for searches, which choose
+    /// their rates as they go.
+    #[must_use]
+    pub fn at_rate(&self, axis: &str, value: &str, rate_per_s: f64) -> Self {
+        let mut cell = self.clone();
+        cell.name = format!("{}/{axis}={value}", self.scenario.name);
+        cell.axis = Some(value.to_owned());
+        if let Some(rest) = &mut cell.load.rest {
+            rest.rate_per_s = rate_per_s;
+        }
+        cell
+    }
+
+    /// The pace of a load of that rate in this cell.
+    #[must_use]
+    pub fn pace(&self, rate_per_s: f64) -> Pace {
+        Pace {
+            rate_per_s,
+            warm_up_s: self.warm_up_s,
+            window_s: self.window_s,
+        }
+    }
+
+    /// Offered load by kind in operations per second, over the window on average; the closed loop
+    /// offers none.
     #[must_use]
     pub fn arrival_rate_per_s(&self) -> BTreeMap<Kind, f64> {
-        let rest = self
-            .load
-            .rest
-            .iter()
-            .filter(|rest| rest.arrival != ArrivalKind::ClosedLoop)
-            .map(|rest| (Kind::Rest, rest.rate_per_s));
-        let amqp = self
-            .load
-            .amqp
-            .iter()
-            .map(|amqp| (Kind::Amqp, amqp.rate_per_s));
+        let mean =
+            |arrival: &ArrivalKind, rate_per_s| arrival.mean_rate_per_s(self.pace(rate_per_s));
+        let rest = self.load.rest.iter();
+        let rest =
+            rest.filter_map(|rest| Some((Kind::Rest, mean(&rest.arrival, rest.rate_per_s)?)));
+        let amqp = self.load.amqp.iter();
+        let amqp =
+            amqp.filter_map(|amqp| Some((Kind::Amqp, mean(&amqp.arrival, amqp.rate_per_s)?)));
         rest.chain(amqp).collect()
     }
 
@@ -346,6 +400,8 @@ impl Cell {
             window_s: self.window_s,
             prefill: self.prefill,
             closed_loop: self.is_closed_loop(),
+            ladder: self.scenario.ladder,
+            connections: self.load.rest.as_ref().map(|_| self.scenario.connections),
         }
     }
 }
@@ -396,69 +452,4 @@ pub fn select(all: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, Def
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: &str = r#"
-name = "x"
-question = "Does it?"
-layout = "isolated"
-service_profile = "isolated"
-[durations]
-smoke = { warm_up_s = 0.1, window_s = 0.5 }
-standard = { warm_up_s = 1.0, window_s = 3.0 }
-full = { warm_up_s = 1.0, window_s = 10.0 }
-"#;
-
-    fn parse(extra: &str) -> Scenario {
-        toml::from_str(&format!("{extra}\n{MINIMAL}")).expect("the text is valid")
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_the_file_and_the_key() {
-        let path = std::env::temp_dir().join(format!("scenario-{}.toml", std::process::id()));
-        std::fs::write(&path, format!("conections = 3\n{MINIMAL}")).expect("temporary folder");
-        let error = Scenario::read(&path).expect_err("the key is misspelt");
-        std::fs::remove_file(&path).expect("it was written above");
-        let chain = format!("{:#}", anyhow::Error::from(error));
-        assert!(chain.contains("conections"), "{chain}");
-        assert!(chain.contains(&path.display().to_string()), "{chain}");
-    }
-
-    #[test]
-    fn an_axis_makes_one_cell_per_value_with_its_own_rate_and_variables() {
-        let mut scenario = parse("load = { rest = { rate_per_s = 1, mix = [\"device\"] } }");
-        scenario.axis = Some(Axis {
-            name: "pool".into(),
-            values: vec![1, 16],
-            env: vec!["BC_HTTP_WORKERS".into()],
-            rest_rate_per_s: vec![50.0, 800.0],
-        });
-        let cells = scenario.cells(ProfileName::Smoke);
-        assert_eq!(cells[1].name, "x/pool=16");
-        assert_eq!(cells[1].environment["BC_HTTP_WORKERS"], "16");
-        assert_eq!(cells[1].arrival_rate_per_s()[&Kind::Rest], 800.0);
-    }
-
-    #[test]
-    fn latest_needs_the_shared_profile() {
-        let scenario = parse("load = { rest = { rate_per_s = 1, mix = [\"latest\"] } }");
-        assert!(
-            scenario
-                .contradiction()
-                .is_some_and(|reason| reason.contains("shared"))
-        );
-    }
-
-    #[test]
-    fn every_scenario_in_the_tree_is_valid() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-        let all = read_all(&folder).expect("the files are valid");
-        let chosen = select(all, &[]).expect("no name was given");
-        let cells: usize = chosen
-            .iter()
-            .map(|scenario| scenario.cells(ProfileName::Smoke).len())
-            .sum();
-        assert_eq!(cells, 8);
-    }
-}
+mod tests;

@@ -38,6 +38,12 @@ pub enum Metric {
     /// On-CPU time of the tree per completed operation, both kinds together.
     #[serde(rename = "cpu_ns_per_operation")]
     CpuPerOperation,
+    /// The user part of it, counted in ticks of 10 ms.
+    #[serde(rename = "user_cpu_ns_per_operation")]
+    UserPerOperation,
+    /// The system part of it, counted in ticks of 10 ms.
+    #[serde(rename = "system_cpu_ns_per_operation")]
+    SystemPerOperation,
     /// On-CPU time of the tree per acked message of a drain.
     #[serde(rename = "cpu_ns_per_message")]
     CpuPerMessage,
@@ -169,7 +175,7 @@ pub fn activity(cell: &CellFacts) -> Activity {
 
 impl Metric {
     /// Every metric in the order of the tables.
-    pub const ALL: [Metric; 21] = [
+    pub const ALL: [Metric; 23] = [
         Metric::RestP50,
         Metric::RestP95,
         Metric::RestP99,
@@ -179,6 +185,8 @@ impl Metric {
         Metric::Ceiling,
         Metric::MessagesPerSecond,
         Metric::CpuPerOperation,
+        Metric::UserPerOperation,
+        Metric::SystemPerOperation,
         Metric::CpuPerMessage,
         Metric::CpuPerSecond,
         Metric::Pss,
@@ -204,6 +212,8 @@ impl Metric {
             Metric::AmqpP99 => "AMQP response p99",
             Metric::Ceiling => "Ceiling",
             Metric::CpuPerOperation => "CPU per operation",
+            Metric::UserPerOperation => "User CPU per operation",
+            Metric::SystemPerOperation => "System CPU per operation",
             Metric::CpuPerMessage => "CPU per message",
             Metric::CpuPerSecond => "CPU per second",
             Metric::MessagesPerSecond => "Messages drained",
@@ -229,7 +239,10 @@ impl Metric {
             | Metric::AmqpP50
             | Metric::AmqpP95
             | Metric::AmqpP99 => Unit::Milliseconds,
-            Metric::CpuPerOperation | Metric::CpuPerMessage => Unit::Microseconds,
+            Metric::CpuPerOperation
+            | Metric::UserPerOperation
+            | Metric::SystemPerOperation
+            | Metric::CpuPerMessage => Unit::Microseconds,
             Metric::CpuPerSecond => Unit::MillisecondsPerSecond,
             Metric::Pss | Metric::Uss | Metric::Rss => Unit::Mebibytes,
             Metric::PssSlope => Unit::MebibytesPerHour,
@@ -243,12 +256,15 @@ impl Metric {
         }
     }
 
-    /// Direction; RSS counts shared pages repeatedly, growth has no ratio, threads are a fact, and
-    /// the throughput of an open loop is what was asked for, so these are not ranked.
+    /// Direction; the parts of the CPU time are in the whole of it, RSS counts shared pages
+    /// repeatedly, growth has no ratio, threads are a fact, and the throughput of an open loop is
+    /// what was asked for, so these are not ranked.
     pub fn better(self) -> Better {
         match self {
             Metric::Ceiling | Metric::MessagesPerSecond => Better::Higher,
-            Metric::Rss
+            Metric::UserPerOperation
+            | Metric::SystemPerOperation
+            | Metric::Rss
             | Metric::PssSlope
             | Metric::Threads
             | Metric::RestThroughput
@@ -304,6 +320,10 @@ impl Metric {
         let idle = activity == Activity::Idle;
         match self {
             Metric::CpuPerOperation if load || closed => per(resources.cpu_ns, completed(data)),
+            Metric::UserPerOperation if load || closed => per(resources.user_ns, completed(data)),
+            Metric::SystemPerOperation if load || closed => {
+                per(resources.system_ns, completed(data))
+            }
             Metric::SwitchesPerOperation if load || closed => {
                 per(resources.voluntary_switches, completed(data))
             }

@@ -1,8 +1,10 @@
 //! From a run folder's values to its summary: a pure function, repeatable from the folder.
 
+pub mod capacity;
 pub mod change;
 pub mod comparison;
 pub mod gates;
+pub mod ladder;
 pub mod metric;
 pub mod significance;
 pub mod objective;
@@ -17,8 +19,11 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Host, Launch, Manifest, Sample, Slice};
+use crate::record::{Host, Launch, Manifest, Sample};
+use capacity::CapacitySummary;
 use comparison::CellSummary;
 use gates::{Gate, Standing};
+use ladder::LadderSummary;
 use metric::{Metric, Reading};
 use steady::SteadyState;
 use objective::ObjectiveSummary;
@@ -66,6 +71,12 @@ pub struct Summary {
     pub objectives: Vec<ObjectiveSummary>,
     /// Cells in the order of the manifest.
     pub cells: Vec<CellSummary>,
+    /// What a search for capacities found, if the run is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<CapacitySummary>,
+    /// Scenarios whose cells are read together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladders: Vec<LadderSummary>,
     /// Launches in the order in which they were made.
     pub launches: Vec<LaunchSummary>,
 }
@@ -81,6 +92,9 @@ pub struct LaunchSummary {
     pub cell: String,
     /// Subject.
     pub subject: String,
+    /// Whether it is a probe of a search, which may fail without being wrong.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
     /// Whether its figures may be used.
     pub standing: Standing,
     /// How it ran while it was measured, where that can be told.
@@ -109,6 +123,9 @@ pub struct Validity {
     pub faulty: usize,
     /// Launches by the gate that they failed.
     pub failed_gates: BTreeMap<String, usize>,
+    /// Probes of a search, which none of the counts above holds.
+    #[serde(default)]
+    pub probes: usize,
     /// Whether the run was ended early.
     pub interrupted: bool,
 }
@@ -116,21 +133,27 @@ pub struct Validity {
 impl Validity {
     /// Whether every planned launch was made and is valid.
     pub fn is_complete(&self) -> bool {
-        !self.interrupted && self.made > 0 && self.valid == self.made && self.made >= self.planned
+        !self.interrupted
+            && self.made + self.probes > 0
+            && self.valid == self.made
+            && self.made >= self.planned
     }
 
     fn of(manifest: &Manifest, launches: &[LaunchSummary]) -> Validity {
+        let all = launches.len();
+        let launches: Vec<_> = launches.iter().filter(|launch| !launch.probe).collect();
         let with = |standing| launches.iter().filter(|l| l.standing == standing).count();
         let mut failed_gates = BTreeMap::new();
         for gate in launches.iter().flat_map(|l| &l.gates).filter(|g| !g.passed) {
             *failed_gates.entry(gate.name.clone()).or_default() += 1;
         }
         let is_faulty =
-            |launch: &&LaunchSummary| launch.gates.iter().any(|g| !g.passed && g.blames_subject);
+            |launch: &&&LaunchSummary| launch.gates.iter().any(|g| !g.passed && g.blames_subject);
         let faulty = launches.iter().filter(is_faulty).count();
         Validity {
             planned: manifest.order.iter().map(Vec::len).sum(),
             made: launches.len(),
+            probes: all - launches.len(),
             valid: with(Standing::Valid),
             disturbed: with(Standing::Disturbed),
             invalid: with(Standing::Invalid),
@@ -152,6 +175,8 @@ pub fn analyse(run: &RunData) -> Summary {
         .map(|cell| CellSummary::of(manifest, cell, &judged))
         .collect();
     let validity = Validity::of(manifest, &launches);
+    let capacity = CapacitySummary::of(manifest, &judged);
+    let ladders = ladder::ladders(manifest, &judged);
     Summary {
         method_version: manifest.method_version,
         run_id: manifest.run_id.clone(),
@@ -161,6 +186,8 @@ pub fn analyse(run: &RunData) -> Summary {
         validity,
         objectives: objective::judge(manifest, &cells, &judged),
         cells,
+        capacity,
+        ladders,
         launches,
     }
 }
@@ -188,6 +215,7 @@ fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
         block: launch.block,
         cell: launch.cell.clone(),
         subject: launch.subject.clone(),
+        probe: manifest.is_probe(&launch.cell),
         standing: gates::standing(&gates),
         steady: SteadyState::of(data),
         gates,

@@ -100,6 +100,8 @@ fn cell(
         window_s: 60.0,
         prefill,
         closed_loop: false,
+        ladder: None,
+        connections: None,
     }
 }
 
@@ -145,6 +147,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         ceiling_per_s: BTreeMap::from([(Layout::Isolated, 30_000.0)]),
         lanes: 0,
         objectives: vec![],
+        search: None,
     }
 }
 
@@ -342,6 +345,7 @@ fn resources(cell: &CellFacts, subject: &str, noise: Noise) -> Resources {
     let cpu = noise.around(CPU_NS_PER_OPERATION[subject] * done.max(100) as f64, 7);
     let pss = pss_bytes(subject, noise);
     Resources {
+        page_table_bytes: 200_000,
         cpu_ns: super::metric::to_u64(cpu),
         user_ns: super::metric::to_u64(cpu * 0.6),
         system_ns: super::metric::to_u64(cpu * 0.4),

@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::analyse::objective::Objective;
 use crate::faults;
-use crate::pipeline::{CampaignOptions, RunOptions};
+use crate::pipeline::{CampaignOptions, CapacityOptions, RunOptions};
 use crate::profile::ProfileName;
+use crate::record::Layout;
 
 /// Compares one service in three concurrency models.
 #[derive(Debug, Parser)]
@@ -29,6 +31,9 @@ pub(super) struct Cli {
 pub(super) enum Verb {
     /// Measure subjects in scenarios and write a report.
     Run(RunArgs),
+    /// Search the highest rate of each subject whose responses are in time, then measure what a
+    /// request costs at 10, 25, 50 and 75 % of the slowest one's.
+    Capacity(CapacityArgs),
     /// Run the black-box suite against subjects.
     Verify(VerifyArgs),
     /// Tell what has changed for each subject between two runs; exit code 1 if something is worse.
@@ -89,6 +94,67 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CapacityArgs {
+    /// How thorough: windows of 1, 4 or 10 s, and 3, 10 or 20 blocks of the cost ladder.
+    #[arg(long, value_enum, default_value = "smoke")]
+    pub(super) profile: ProfileName,
+    /// Subject to measure; may be repeated [default: those marked as default].
+    #[arg(long = "subject", value_name = "NAME")]
+    pub(super) subjects: Vec<String>,
+    /// Longest response time at the quantile, in milliseconds, from 0.1 to 10000.
+    #[arg(long, value_name = "MS", default_value_t = 50.0, value_parser = milliseconds)]
+    pub(super) slo_ms: f64,
+    /// Quantile of the response time that has to be in time, from 0.5 to 0.9999.
+    #[arg(long, value_name = "Q", default_value_t = 0.99, value_parser = quantile)]
+    pub(super) quantile: f64,
+    /// Who may use which core: isolated, shared or native [default: isolated].
+    #[arg(long, value_name = "NAME", value_parser = layout)]
+    pub(super) layout: Option<Layout>,
+    /// Leave out the cost ladder.
+    #[arg(long, conflicts_with = "blocks")]
+    pub(super) search_only: bool,
+    /// Blocks of the cost ladder, each with one launch of every subject at every rate
+    /// [default: by the profile].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) blocks: Option<u32>,
+    /// Seed of orders and schedules [default: the clock, in seconds].
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    pub(super) purge: bool,
+    /// Folder that gets the run's folder [default: results in the workspace].
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+fn within(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (low..=high).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("from {low} to {high}"))
+    }
+}
+
+fn milliseconds(text: &str) -> Result<f64, String> {
+    within(text, 0.1, 10_000.0)
+}
+
+fn quantile(text: &str) -> Result<f64, String> {
+    within(text, 0.5, 0.999_9)
+}
+
+fn layout(text: &str) -> Result<Layout, String> {
+    match text {
+        "isolated" => Ok(Layout::Isolated),
+        "shared" => Ok(Layout::Shared),
+        "native" => Ok(Layout::Native),
+        _ => Err("known are: isolated, shared, native".into()),
+    }
+}
+
+#[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// Subject to verify; may be repeated [default: those marked as default].
     #[arg(long = "subject", value_name = "NAME")]
@@ -123,12 +189,7 @@ pub(super) struct CompareArgs {
 }
 
 fn percent(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.0..=1_000.0).contains(&value) {
-        Ok(value)
-    } else {
-        Err("from 0 to 1000".to_owned())
-    }
+    within(text, 0.0, 1_000.0)
 }
 
 #[derive(Debug, Args)]
@@ -229,6 +290,23 @@ impl From<RunArgs> for RunOptions {
             seed: args.seed,
             purge: args.purge,
             objectives: args.objectives,
+            out: args.out,
+        }
+    }
+}
+
+impl From<CapacityArgs> for CapacityOptions {
+    fn from(args: CapacityArgs) -> Self {
+        Self {
+            profile: args.profile,
+            subjects: args.subjects,
+            slo: Duration::from_secs_f64(args.slo_ms / 1e3),
+            quantile: args.quantile,
+            layout: args.layout,
+            search_only: args.search_only,
+            blocks: args.blocks,
+            seed: args.seed,
+            purge: args.purge,
             out: args.out,
         }
     }

@@ -1,4 +1,12 @@
 //! When operations are due: fixed before the run, in closed form or from a seed.
+//!
+//! One schedule serves all connections: its operations go over the free ones in turn, the longest
+//! unused first. So each of N connections sends with the period N/rate, and the k-th is k/rate
+//! behind the first: they never send in lock-step, although nobody computes a phase for them.
+
+mod shape;
+
+pub use shape::{Burst, MOST_STEPS, Ramp, Step, Steps};
 
 /// Gives the instant of each operation.
 pub trait Pacer {
@@ -25,14 +33,41 @@ pub enum Arrival {
         /// Seed of the gaps.
         seed: u64,
     },
+    /// From one rate to another in a straight line.
+    Ramp(Ramp),
+    /// One rate after the other.
+    Steps(Steps),
+    /// Many operations at once, and then none.
+    Burst(Burst),
 }
 
 impl Arrival {
-    /// Operations per second, on average.
+    /// The rate that the generator must be fit for, in operations per second: the highest of a ramp
+    /// or of steps, else the mean.
     #[must_use]
     pub fn rate_per_s(self) -> f64 {
         match self {
             Self::Constant { rate_per_s, .. } | Self::Poisson { rate_per_s, .. } => rate_per_s,
+            Self::Ramp(ramp) => ramp.from_per_s.max(ramp.to_per_s),
+            Self::Steps(steps) => steps.highest_per_s(),
+            Self::Burst(burst) => burst.rate_per_s,
+        }
+    }
+
+    /// Mean rate between two instants since the start of the load, in operations per second: what
+    /// is planned there, divided by its length, which must be above 0.
+    ///
+    /// Exact for a shape; for seeded gaps the rate that they have on average.
+    #[must_use]
+    pub fn mean_rate_per_s(self, from_s: f64, to_s: f64) -> f64 {
+        let mean = |count: f64| count / (to_s - from_s);
+        match self {
+            Self::Constant { rate_per_s, .. } | Self::Poisson { rate_per_s, .. } => rate_per_s,
+            Self::Ramp(ramp) => mean(ramp.course().integral(to_s) - ramp.course().integral(from_s)),
+            Self::Steps(steps) => {
+                mean(steps.course().integral(to_s) - steps.course().integral(from_s))
+            }
+            Self::Burst(burst) => mean((burst.before(to_s) - burst.before(from_s)) as f64),
         }
     }
 
@@ -46,6 +81,9 @@ impl Arrival {
                 random: SplitMix(seed),
                 elapsed_s: 0.0,
             }),
+            Self::Ramp(ramp) => Box::new(ramp.course()),
+            Self::Steps(steps) => Box::new(steps.course()),
+            Self::Burst(burst) => Box::new(burst),
         }
     }
 }

@@ -10,7 +10,7 @@ use contract::QueueType;
 use super::lanes;
 use super::plan;
 use super::progress::Progress;
-use super::{RunEnd, RunError, RunReport, build, remove, write_report};
+use super::{RunEnd, RunError, RunReport, build, raise_open_files, remove, write_report};
 use crate::broker::{self, Broker, Origin};
 use crate::faults::{self, Fault, Ground, Repetition};
 use crate::load::SplitMix;
@@ -62,9 +62,7 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     let faults = faults::select(&options.faults)?;
     let subjects = subject::read_all(&root.join("bench/subjects"))?;
     let subjects: Vec<Subject> = subject::select(&subjects, &options.subjects)?;
-    let raised = host::raise_open_files();
-    raised
-        .map_err(|error| RunError::Machine("cannot raise the limit of open files".into(), error))?;
+    raise_open_files()?;
     let built = build(&subjects, &root, interrupt)?;
     let broker_options = broker::Options {
         purge: options.purge,

@@ -23,12 +23,15 @@ use crate::launch::{self, LaunchError, LaunchPlan, Running};
 use crate::load::{
     AmqpPlan, Arrival, Exchange, Generator, KEYS, Live, LoadPlan, LoadResult, RestPlan,
     seed_message,
+    AmqpPlan, Exchange, Generator, KEYS, LoadPlan, LoadResult, RestPlan, seed_message,
 };
 use crate::profile::Profile;
 use crate::record::{Conservation, HostDuring, Pinning, Resources, Sample};
 use crate::run_dir::RunDir;
 use crate::sample::{ProcessTree, Shown, Timeline, drain, resources, watch, watch_drain};
 use crate::scenario::{ArrivalKind, Cell, RestRequest};
+use crate::sample::{ProcessTree, Timeline, drain, members, resources, watch, watch_drain};
+use crate::scenario::{Cell, RestRequest};
 use crate::subject::BuiltSubject;
 
 /// Longest time from launch to ready.
@@ -355,11 +358,12 @@ fn load_plan(bench: &Bench<'_>, task: &Task<'_>, address: SocketAddr) -> LoadPla
         address,
         turns: Exchange::turns(&rest.mix, address),
         connections: cell.scenario.connections,
-        arrival: arrival(rest.arrival, rest.rate_per_s, 0.0, seed),
+        arrival: rest.arrival.schedule(cell.pace(rest.rate_per_s), 0.0, seed),
     });
     let amqp = cell.load.amqp.as_ref().and_then(|amqp| {
         // Half a period behind the REST requests of the same rate.
-        let arrival = arrival(amqp.arrival, amqp.rate_per_s, 0.5, seed + 1)?;
+        let pace = cell.pace(amqp.rate_per_s);
+        let arrival = amqp.arrival.schedule(pace, 0.5, seed + 1)?;
         Some((amqp_plan(bench, task, "e"), arrival))
     });
     LoadPlan {
@@ -369,14 +373,6 @@ fn load_plan(bench: &Bench<'_>, task: &Task<'_>, address: SocketAddr) -> LoadPla
         window: Duration::from_secs_f64(cell.window_s),
         timeout: Duration::from_secs_f64(cell.scenario.timeout_s),
         cpu: host::instrument_cpu(cell.scenario.layout),
-    }
-}
-
-fn arrival(kind: ArrivalKind, rate_per_s: f64, phase: f64, seed: u64) -> Option<Arrival> {
-    match kind {
-        ArrivalKind::Constant => Some(Arrival::Constant { rate_per_s, phase }),
-        ArrivalKind::Poisson => Some(Arrival::Poisson { rate_per_s, seed }),
-        ArrivalKind::ClosedLoop => None,
     }
 }
 

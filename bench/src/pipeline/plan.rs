@@ -150,10 +150,12 @@ pub(super) fn manifest(
         ceiling_per_s: BTreeMap::new(),
         lanes: 0,
         objectives: vec![],
+        search: None,
     }
 }
 
-fn order(slots: &[Slot<'_>], block: u32) -> Vec<String> {
+/// The pairs `cell subject` of a block.
+pub(super) fn order(slots: &[Slot<'_>], block: u32) -> Vec<String> {
     slots
         .iter()
         .filter(|slot| slot.block == block)

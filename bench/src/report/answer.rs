@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::capacity;
 use super::format::{self, figure, list, load, title};
 use crate::analyse::Summary;
 use crate::analyse::comparison::{CellSummary, Comparison, Verdict};
@@ -31,7 +32,9 @@ pub fn answer(summary: &Summary) -> [String; 3] {
 fn recommendation(summary: &Summary) -> String {
     let Some(cell) = cell_of(summary, "steady-mixed") else {
         let undecided = "Undecided: the run has no cell under steady load on both protocols.";
-        return endurance(summary).unwrap_or_else(|| undecided.to_owned());
+        return endurance(summary)
+            .or_else(|| capacity::sentence(summary))
+            .unwrap_or_else(|| undecided.to_owned());
     };
     let comparisons = headline(cell);
     if comparisons.is_empty() {
@@ -297,14 +300,17 @@ fn failures(summary: &Summary) -> String {
 }
 
 fn blocks(summary: &Summary) -> usize {
-    let mut blocks: Vec<u32> = summary.launches.iter().map(|l| l.block).collect();
+    let launches = summary.launches.iter().filter(|l| !l.probe);
+    let mut blocks: Vec<u32> = launches.map(|l| l.block).collect();
     blocks.sort_unstable();
     blocks.dedup();
     blocks.len()
 }
 
 fn limits(summary: &Summary) -> String {
-    let mut layouts: Vec<_> = summary.cells.iter().map(|c| c.facts.layout).collect();
+    let searched = summary.capacity.iter().map(|it| it.facts.layout);
+    let cells = summary.cells.iter().map(|c| c.facts.layout);
+    let mut layouts: Vec<_> = cells.chain(searched).collect();
     layouts.sort_unstable();
     layouts.dedup();
     let names: Vec<&str> = layouts.into_iter().map(format::layout).collect();

@@ -1,7 +1,9 @@
 //! What a report says, in order; how it looks is the exporters' business.
 
 use super::answer;
+use super::capacity;
 use super::format::{self, list};
+use super::ladder;
 use super::plot::{Figure, Palette, memory, quantiles, strip};
 use super::{objectives, pinning, tables};
 use crate::analyse::comparison::CellSummary;
@@ -100,6 +102,7 @@ impl Cell {
 pub fn document(run: &RunData, summary: &Summary) -> Document {
     let palette = Palette::of(run);
     let mut blocks = demands(summary);
+    let mut blocks = capacity::section(summary, &palette);
     blocks.extend(scenarios(run, summary, &palette));
     blocks.extend(validity_section(run, summary));
     blocks.extend(provenance(run));
@@ -138,6 +141,9 @@ fn banner(validity: &Validity) -> Banner {
         validity.invalid,
         validity.planned
     );
+    if validity.probes > 0 {
+        text.push_str(&format!("; {} probes, judged apart", validity.probes));
+    }
     if validity.interrupted {
         text.push_str("; PARTIAL: the run was interrupted");
     } else if validity.made < validity.planned {
@@ -179,6 +185,7 @@ fn scenario(
         Block::Section(facts.scenario.clone()),
         Block::Text(facts.question.clone()),
     ];
+    blocks.extend(ladder::blocks(summary, palette, cells));
     for cell in cells {
         blocks.extend(cell_tables(summary, cell));
     }

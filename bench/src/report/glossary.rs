@@ -42,6 +42,14 @@ const TERMS: [(&str, &str); 22] = [
         "response time",
         "end of the answer minus intended send: it contains the wait that a stall causes to all that queue behind it.",
     ),
+    (
+        "capacity",
+        "the highest rate at which the quantile of the response time is within the objective and every gate held; found by probes, each a launch of its own.",
+    ),
+    (
+        "saturation",
+        "the lowest probed rate at which the goodput, right answers in time, was below 97 % of what was offered.",
+    ),
     ("service time", "end of the answer minus actual send."),
     (
         "send lag",

@@ -1,6 +1,7 @@
 //! Reports: pure functions of a run's values and of its summary, byte for byte reproducible.
 
 pub mod answer;
+pub mod capacity;
 pub mod change;
 pub mod doctor;
 pub mod document;
@@ -9,6 +10,7 @@ pub mod format;
 pub mod glossary;
 pub mod html;
 pub mod live;
+pub mod ladder;
 pub mod markdown;
 pub mod objectives;
 pub mod pinning;

@@ -127,7 +127,8 @@ struct Tally<'a> {
 pub fn gates(summary: &Summary) -> Table {
     let mut order: Vec<&str> = Vec::new();
     let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
-    for gate in summary.launches.iter().flat_map(|l| &l.gates) {
+    let launches = summary.launches.iter().filter(|launch| !launch.probe);
+    for gate in launches.flat_map(|launch| &launch.gates) {
         let tally = tallies.entry(&gate.name).or_insert_with(|| {
             order.push(&gate.name);
             Tally::default()
@@ -342,7 +343,9 @@ fn ceilings(manifest: &Manifest) -> String {
 }
 
 fn layouts(manifest: &Manifest) -> String {
-    let mut layouts: Vec<_> = manifest.cells.iter().map(|c| c.layout).collect();
+    let searched = manifest.search.iter().map(|it| it.layout);
+    let cells = manifest.cells.iter().map(|c| c.layout);
+    let mut layouts: Vec<_> = cells.chain(searched).collect();
     layouts.sort_unstable();
     layouts.dedup();
     let texts: Vec<String> = layouts

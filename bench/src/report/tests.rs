@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::analyse::{analyse, synthetic};
+use crate::record::{Kind, Ladder, SearchFacts};
 
 fn render(run: &RunData) -> (Summary, Vec<String>) {
     let summary = analyse(run);
@@ -122,6 +123,43 @@ fn every_objective_stands_with_its_figure_threshold_and_verdict() {
     assert!(lines.contains("idle:rest.p99=1s: not held"), "{lines}");
     for text in texts {
         assert!(text.contains("Objectives") && text.contains("no figure"));
+/// A run with a search, in which the rungs of one scenario are a ladder.
+fn searched(ladder: Ladder) -> RunData {
+    let mut run = synthetic::run(3);
+    run.manifest.search = Some(SearchFacts::for_tests());
+    for (cell, connections) in run.manifest.cells.iter_mut().zip([0, 0, 0, 16, 256, 1024]) {
+        cell.ladder = (connections > 0).then_some(ladder);
+        cell.connections = Some(connections);
+    }
+    let mut probes = Vec::new();
+    for (ordinal, rate) in (900..).zip([500.0, 1_000.0]) {
+        let mut data = synthetic::one_launch();
+        data.launch.ordinal = ordinal;
+        data.launch.cell = format!("capacity/rate={rate}");
+        data.launch.arrival_rate_per_s = [(Kind::Rest, rate)].into();
+        data.launch.generator.busy_ratio = if rate > 600.0 { 0.9 } else { 0.1 };
+        let planned = data.launch.operations[&Kind::Rest].planned;
+        data.launch.window_s = planned as f64 / rate;
+        data.launch.generator.mean_in_flight = 0.0;
+        probes.push(data);
+    }
+    run.launches.extend(probes);
+    run
+}
+
+#[test]
+fn a_search_is_told_with_its_probes_and_apart_from_the_launches() {
+    let (summary, texts) = render(&searched(Ladder::Connections));
+    let gates = tables::gates(&summary).rows;
+    let busy = gates.iter().find(|row| row[0].text == "generator busy");
+    assert_eq!(busy.expect("a gate")[4].text, "0");
+    for text in texts {
+        assert!(text.contains("void: the generator"));
+        assert!(text.contains("≥ 500/s"));
+        assert!(text.contains("p99 ≤ 50 ms, isolated layout"));
+        assert!(
+            text.contains("72 of 72 launches valid, 0 disturbed, 0 invalid; 72 planned; 2 probes")
+        );
     }
 }
 
@@ -153,4 +191,39 @@ fn where_the_threads_ran_stands_in_the_report() {
         .iter_mut()
         .for_each(|data| data.launch.pinning = None);
     assert!(render(&run).1.iter().all(|text| !text.contains(heading)));
+fn a_run_that_only_searched_answers_with_capacities() {
+    let mut run = searched(Ladder::Connections);
+    run.launches.retain(|data| data.launch.ordinal >= 900);
+    run.manifest.cells.clear();
+    run.manifest.order.clear();
+    let [first, _, trust] = answer::answer(&analyse(&run));
+    let expected = "Capacity: with p99 ≤ 50 ms in the isolated layout REST answers asynchronous ≥ 500/s, \
+                    multi-process at a rate not yet known and multi-thread at a rate not yet known.";
+    assert_eq!(first, expected);
+    assert!(trust.contains("and the isolated layout"), "{trust}");
+}
+
+#[test]
+fn ladders_have_a_table_and_figures() {
+    for (ladder, head, axis) in [
+        (
+            Ladder::Connections,
+            "PSS [bytes/connection]",
+            "open connections",
+        ),
+        (
+            Ladder::InFlight,
+            "Page tables [bytes/operation]",
+            "operations in flight",
+        ),
+        (
+            Ladder::Rate,
+            "System CPU per operation",
+            "offered requests per second",
+        ),
+    ] {
+        let texts = render(&searched(ladder)).1;
+        assert!(texts.iter().all(|text| text.contains(head)), "{head}");
+        assert!(texts[1].contains(axis), "{axis}");
+    }
 }

@@ -112,6 +112,7 @@ pub fn resources(samples: &[Sample]) -> Resources {
         pss_bytes: median(|s| s.pss_bytes),
         uss_bytes: median(|s| s.uss_bytes),
         rss_bytes: median(|s| s.rss_bytes),
+        page_table_bytes: median(|s| s.page_table_bytes),
         pss_max_bytes: samples.iter().map(|s| s.pss_bytes).max().unwrap_or(0),
         threads: last.threads,
         processes: last.processes,

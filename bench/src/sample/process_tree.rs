@@ -171,6 +171,9 @@ impl ProcessTree {
                 sample.uss_bytes += of("Private_Clean") + of("Private_Dirty");
             }
         }
+        let status = process.status().ok();
+        let page_tables = status.and_then(|status| status.vmpte);
+        sample.page_table_bytes += page_tables.unwrap_or(0) * 1024;
         sample.threads += self.read_switches(process);
         sample.processes += 1;
     }
@@ -251,6 +254,7 @@ mod tests {
         assert_eq!(sample.processes, 2);
         assert_eq!(sample.threads, 2);
         assert!(sample.cpu_ns > 0 && sample.pss_bytes > 0);
+        assert!(sample.page_table_bytes >= 2 * 4096, "{sample:?}");
         assert!(sample.uss_bytes <= sample.pss_bytes && sample.pss_bytes <= sample.rss_bytes);
         for pid in tree.members().iter().rev() {
             let pid = rustix::process::Pid::from_raw(*pid).expect("not zero");

@@ -1,7 +1,9 @@
 //! The figures: every one names its layout, every subject has the colour of its model.
 
 pub mod axis;
+pub mod ladder;
 pub mod memory;
+pub mod probes;
 pub mod quantiles;
 pub mod strip;
 
