@@ -16,6 +16,7 @@ use crate::analyse::change::{ChangeVerdict, Changes};
 use crate::broker;
 use crate::device::Simulator;
 use crate::faults;
+use crate::handicap;
 use crate::host;
 use crate::pipeline::{
     self, CampaignOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
@@ -28,7 +29,10 @@ use crate::scenario::{self, DefinitionError};
 use crate::subject;
 use crate::verify;
 
-use args::{BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, ReportArgs, Verb, VerifyArgs};
+use args::{
+    BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, HandicapArgs, ReportArgs, ResolveArgs,
+    Verb, VerifyArgs,
+};
 
 /// A run was invalid, or a verification failed.
 const EXIT_FAULTY: u8 = 1;
@@ -97,10 +101,12 @@ fn perform(verb: Verb) -> anyhow::Result<u8> {
         Verb::Verify(args) => verify(&args),
         Verb::Compare(args) => compare(&args),
         Verb::Doctor(args) => doctor(&args),
+        Verb::Resolve(args) => resolve(args),
         Verb::Report(args) => report(&args),
         Verb::List => list(),
         Verb::Broker { verb } => broker(&verb),
         Verb::Device(args) => device(&args),
+        Verb::Handicap(args) => handicap(&args),
     }
 }
 
@@ -217,6 +223,21 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         false if examination.interrupted => EXIT_INTERRUPTED,
         false => EXIT_FAULTY,
     })
+}
+
+fn resolve(args: ResolveArgs) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    Ok(tell(&pipeline::resolve(&args.into(), &interrupt)?))
+}
+
+/// Ends as the service ends; SIGTERM is passed on, as a launched service gets no other signal.
+fn handicap(args: &HandicapArgs) -> anyhow::Result<u8> {
+    let told = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&told);
+    ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed))
+        .context("cannot listen for SIGTERM")?;
+    let code = handicap::run(args.cpu_us_per_s, &args.command, &told)?;
+    Ok(u8::try_from(code).unwrap_or(EXIT_FAULTY))
 }
 
 fn report(args: &ReportArgs) -> anyhow::Result<u8> {

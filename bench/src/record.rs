@@ -222,6 +222,10 @@ pub struct Launch {
     pub generator: GeneratorFacts,
     /// The host.
     pub host: HostDuring,
+    /// Share of a core that the sampler itself used in the window; absent where nothing was sampled
+    /// under a load, and in older runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler_ratio: Option<f64>,
     /// What went wrong, in words; a launch with a fault is invalid.
     pub faults: Vec<String>,
 }
@@ -305,6 +309,30 @@ pub struct Manifest {
     /// Repetitions of a fault campaign that were under way at once; 0 for any other run.
     #[serde(default)]
     pub lanes: u32,
+    /// What was planted, in a run that asks what can be told apart; absent in any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<ResolutionFacts>,
+}
+
+/// The names under which one subject was launched to see what the instrument can resolve.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResolutionFacts {
+    /// The subject.
+    pub subject: String,
+    /// The very same under a second name.
+    pub twin: String,
+    /// The same with a planted slow-down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowed: Option<String>,
+    /// The same, sampled only at the edges of the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsampled: Option<String>,
+    /// Cell in which all of them were compared.
+    pub cell: String,
+    /// CPU per operation of the slowed one over that of the subject, as planted.
+    pub planted_ratio: f64,
+    /// CPU that the handicap burnt to that end, in µs per second; 0 before it is known.
+    pub handicap_us_per_s: f64,
 }
 
 /// The machine.
@@ -348,7 +376,7 @@ impl Manifest {
 }
 
 /// One subject as it was built.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SubjectFacts {
     /// Name of the subject file.
     pub name: String,
@@ -414,6 +442,7 @@ impl Launch {
             conservation: None,
             generator: GeneratorFacts::default(),
             host: HostDuring::default(),
+            sampler_ratio: None,
             faults: vec![],
         }
     }

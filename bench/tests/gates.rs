@@ -71,6 +71,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             conservation: None,
             generator: load.generator,
             host: HostDuring::default(),
+            sampler_ratio: None,
             faults: load.faults,
         },
         histograms: load.histograms,

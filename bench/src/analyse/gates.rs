@@ -175,6 +175,7 @@ pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
     if !launch.operations.is_empty() {
         gates.extend(generator(launch));
     }
+    gates.extend(launch.sampler_ratio.map(sampler));
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     gates
@@ -352,6 +353,11 @@ fn generator(launch: &Launch) -> [Gate; 2] {
         )
         .disturbing(),
     ]
+}
+
+/// The sampler must not be what is measured.
+fn sampler(ratio: f64) -> Gate {
+    Gate::new("sampler", GateUnit::Cores, Limit::at_most(0.005), ratio)
 }
 
 /// Little's law, L = λW with W the mean service time: an independent check of the clocks.

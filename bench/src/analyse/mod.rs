@@ -4,6 +4,7 @@ pub mod change;
 pub mod comparison;
 pub mod gates;
 pub mod metric;
+pub mod resolution;
 pub mod statistics;
 #[cfg(test)]
 pub mod synthetic;

@@ -141,6 +141,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         cells,
         order,
         lanes: 0,
+        resolution: None,
     }
 }
 
@@ -200,6 +201,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
                 foreign_cores: noise.around(0.008, 3),
                 broker_cores: 0.12,
             },
+            sampler_ratio: Some(noise.around(0.002, 11)),
             faults: vec![],
         },
         samples: samples(cell, subject, noise),

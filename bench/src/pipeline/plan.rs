@@ -85,6 +85,7 @@ pub(super) fn manifest(
         cells: cells.iter().map(Cell::facts).collect(),
         order: (0..blocks).map(|block| order(slots, block)).collect(),
         lanes: 0,
+        resolution: None,
     }
 }
 

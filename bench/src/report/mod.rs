@@ -10,6 +10,7 @@ pub mod glossary;
 pub mod html;
 pub mod markdown;
 pub mod plot;
+pub mod resolution;
 pub mod svg;
 pub mod tables;
 

@@ -1,8 +1,10 @@
 //! Sampling: counters of the subject's whole process tree, over time and at the window's edges.
 
+mod metered;
 mod process_tree;
 mod progress;
 
+pub use metered::Metered;
 pub use process_tree::{Family, ProcessTree, members};
 pub use progress::{Progress, drain, read_metric, watch_drain};
 

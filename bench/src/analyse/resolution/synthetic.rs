@@ -1,0 +1,49 @@
+//! Runs of one subject under four names, made up for tests: scatter and ratios are planted.
+
+use crate::analyse::{LaunchData, RunData, synthetic};
+use crate::load::SplitMix;
+use crate::record::ResolutionFacts;
+
+/// A run of one subject under four names in so many blocks, whose CPU scatters by ± `noise`; the twin
+/// costs `bias` times as much, the slowed one `slow` times, the unsampled one `unsampled` times.
+pub fn run(blocks: u32, noise: f64, [bias, slow, unsampled]: [f64; 3]) -> RunData {
+    let mut run = synthetic::run(blocks);
+    let originals: Vec<_> = run
+        .launches
+        .iter()
+        .filter(|it| it.launch.cell == "steady-mixed" && it.launch.subject == "async")
+        .cloned()
+        .collect();
+    let variants = [("a", 1.0), ("a-twin", bias), ("b", slow), ("s", unsampled)];
+    run.launches = originals
+        .iter()
+        .flat_map(|original| variants.map(|variant| launched(original, variant, noise)))
+        .collect();
+    run.manifest.resolution = Some(ResolutionFacts {
+        subject: "a".into(),
+        twin: "a-twin".into(),
+        slowed: Some("b".into()),
+        unsampled: Some("s".into()),
+        cell: "steady-mixed".into(),
+        planted_ratio: 1.05,
+        handicap_us_per_s: 1_000.0,
+    });
+    run
+}
+
+fn launched(original: &LaunchData, (name, factor): (&str, f64), noise: f64) -> LaunchData {
+    let mut data = original.clone();
+    data.launch.subject = name.into();
+    let block = data.launch.block;
+    let around = |what: &str| {
+        let mut random = SplitMix((u64::from(block) << 8) | name.len() as u64);
+        let turns = what.len() + usize::from(name.as_bytes()[0]);
+        let unit = (0..turns).map(|_| random.next_unit()).last();
+        1.0 + noise * (2.0 * unit.expect("turns") - 1.0)
+    };
+    let resources = &mut data.launch.resources;
+    let cpu = 30_000.0 * 41_000.0 * factor * around("cpu");
+    resources.cpu_ns = cpu as u64;
+    resources.pss_bytes = (4e6 * around("memory")) as u64;
+    data
+}
