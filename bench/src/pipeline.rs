@@ -359,7 +359,7 @@ pub fn write_report(run: &RunDir) -> Result<Summary, RunDirError> {
         }
         return Ok(summary);
     }
-    if let Some(resolution) = Resolution::of(&data, &summary) {
+    if let Some(resolution) = Resolution::of(&data, &summary.launches) {
         for (name, text) in report::resolution::files(&data, &summary, &resolution) {
             run.write_file(name, text.as_bytes())?;
         }

@@ -1,7 +1,10 @@
 //! What the instrument can resolve: one subject against itself, and against itself slowed down.
 //!
-//! Every question is asked of the very procedure that a comparison uses ([`CellSummary::of`]), with
-//! the launches of some of the blocks under chosen names.
+//! Every question is put to the very procedure of a comparison ([`paired_ratio`] and
+//! [`Comparison::tells_apart`]), over some of the blocks.
+//!
+//! [`paired_ratio`]: super::statistics::paired_ratio
+//! [`Comparison::tells_apart`]: super::comparison::Comparison::tells_apart
 
 mod sets;
 #[cfg(test)]
@@ -13,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::metric::Metric;
 use super::statistics::{Interval, RatioEstimate, median};
-use super::{RunData, Summary};
+use super::{LaunchSummary, RunData};
 use sets::{Material, Names};
 
 /// Blocks of one comparison: those of the `standard` profile.
@@ -184,11 +187,11 @@ pub struct Target {
 }
 
 impl Resolution {
-    /// What the run says; `None` if it asked another question.
+    /// What the launches with their judgement say; `None` if it asked another question.
     #[must_use]
-    pub fn of(run: &RunData, summary: &Summary) -> Option<Self> {
+    pub fn of(run: &RunData, judged: &[LaunchSummary]) -> Option<Self> {
         let facts = run.manifest.resolution.as_ref()?;
-        let material = Material::of(run, summary)?;
+        let material = Material::of(run, judged)?;
         let shared = material.blocks(&[&facts.subject, &facts.twin]);
         let sampler = run.launches.iter().filter(|it| {
             it.launch.cell == facts.cell && Some(&it.launch.subject) != facts.unsampled.as_ref()

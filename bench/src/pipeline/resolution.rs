@@ -173,7 +173,7 @@ pub(super) fn measure(
     let summary = write_report(&run)?;
     match measured {
         Ok(()) => {
-            let resolution = Resolution::of(&read_run(&run)?, &summary);
+            let resolution = Resolution::of(&read_run(&run)?, &summary.launches);
             Ok((run, manifest.interrupted, resolution))
         }
         Err(source) => Err(RunError::Partial {

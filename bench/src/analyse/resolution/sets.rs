@@ -1,28 +1,23 @@
-//! Sets of blocks, and the comparison of a run that would consist of them alone.
+//! Sets of blocks, and the comparison of two names over one of them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::super::comparison::{CellSummary, Comparison, Judged};
+use super::super::comparison::{Comparison, Pair, Verdict};
 use super::super::gates::Standing;
 use super::super::metric::{Metric, Reading, tag};
-use super::super::statistics::{RatioEstimate, seed_for};
-use super::super::{LaunchData, LaunchSummary, RunData, Summary};
+use super::super::statistics::{RatioEstimate, paired_ratio, seed_for};
+use super::super::{LaunchData, LaunchSummary, RunData};
 use super::{DRAWS, METRICS, SET, SPLITS};
 use crate::load::SplitMix;
-use crate::record::{CellFacts, Manifest, ResolutionFacts, SubjectFacts};
-
-/// What the two compared names are called; the true ones play no part in a comparison.
-const LEFT: &str = "left";
-const RIGHT: &str = "right";
-const TWIN: &str = "twin-of-right";
+use crate::record::{CellFacts, Manifest, ResolutionFacts};
 
 /// The usable launches of the run by name and block.
 pub(super) struct Material<'a> {
     manifest: &'a Manifest,
     facts: &'a ResolutionFacts,
     cell: &'a CellFacts,
-    launches: BTreeMap<(&'a str, u32), (LaunchSummary, &'a LaunchData)>,
+    launches: BTreeMap<(&'a str, u32), BTreeMap<Metric, f64>>,
     coarse: bool,
 }
 
@@ -45,13 +40,13 @@ impl<'a> Names<'a> {
     }
 }
 
-/// What a comparison says.
-pub(super) struct Outcome(CellSummary);
+/// What a comparison says of each figure.
+pub(super) struct Outcome(Vec<Comparison>);
 
 impl Outcome {
     /// The ratio left / right.
     pub(super) fn ratio(&self, metric: Metric) -> Option<RatioEstimate> {
-        self.0.comparison(metric)?.ratio(LEFT, RIGHT)
+        Some(self.told(metric)?.1)
     }
 
     /// Whether the two are told apart.
@@ -61,26 +56,30 @@ impl Outcome {
 
     /// Whether the left one is greater or less, if the two are told apart.
     pub(super) fn direction(&self, metric: Metric) -> Option<Ordering> {
-        let comparison: &Comparison = self.0.comparison(metric)?;
-        let ratio = comparison.ratio(LEFT, RIGHT)?;
+        let (comparison, ratio) = self.told(metric)?;
         let found = comparison.tells_apart(ratio);
         found.then(|| ratio.ratio.total_cmp(&1.0))
+    }
+
+    fn told(&self, metric: Metric) -> Option<(&Comparison, RatioEstimate)> {
+        let comparison = self.0.iter().find(|it| it.metric == metric)?;
+        Some((comparison, comparison.ratios.first()?.estimate))
     }
 }
 
 impl<'a> Material<'a> {
     /// The launches of the cell in which everything was compared; of repeated ones the first valid one.
-    pub(super) fn of(run: &'a RunData, summary: &Summary) -> Option<Self> {
+    pub(super) fn of(run: &'a RunData, judged: &[LaunchSummary]) -> Option<Self> {
         let manifest = &run.manifest;
         let facts = manifest.resolution.as_ref()?;
         let cell = manifest.cells.iter().find(|it| it.cell == facts.cell)?;
         let (mut launches, mut coarse) = (BTreeMap::new(), false);
-        for (data, judged) in run.launches.iter().zip(&summary.launches) {
+        for (data, judged) in run.launches.iter().zip(judged) {
             if judged.cell == facts.cell && judged.standing == Standing::Valid {
-                let (judged, was_coarse) = readable(judged, data);
-                coarse |= was_coarse;
+                let (figures, withheld) = figures(judged, data);
+                coarse |= withheld;
                 let key = (data.launch.subject.as_str(), judged.block);
-                launches.entry(key).or_insert((judged, data));
+                launches.entry(key).or_insert(figures);
             }
         }
         Some(Self {
@@ -155,53 +154,49 @@ impl<'a> Material<'a> {
         (draws, disjoint)
     }
 
-    /// Compares the launches of these blocks, under neutral names; `swap` exchanges the two at random
-    /// in each block.
+    /// Compares the launches of these blocks by the ratio, the interval and the floor of a comparison;
+    /// `swap` exchanges the two names at random in each block.
     pub(super) fn compare(
         &self,
         names: &Names<'_>,
         blocks: &[u32],
         number: usize,
-        mut swap: Option<SplitMix>,
+        swap: Option<SplitMix>,
     ) -> Outcome {
-        let mut launches = Vec::new();
-        for &block in blocks {
-            let swapped = swap.as_mut().is_some_and(|it| it.next_u64() >> 63 == 1);
-            let (left, right) = if swapped {
-                (RIGHT, LEFT)
-            } else {
-                (LEFT, RIGHT)
+        let swapped = swaps(blocks.len(), swap);
+        let compare = |metric| {
+            let seed = |what| {
+                let name = format!("{metric:?} {what} {number}");
+                seed_for(self.manifest.seed, &["resolution", &name])
             };
-            let named = [
-                (left, Some(names.left)),
-                (right, Some(names.right)),
-                (TWIN, names.twin),
-            ];
-            for (name, launched) in named {
-                let found = launched.and_then(|it| self.launches.get(&(it, block)));
-                launches.extend(found.map(|(summary, data)| (renamed(summary, name), *data)));
+            let pairs = |left, right| self.pairs(metric, left, right, blocks);
+            let mut compared = pairs(names.left, names.right);
+            for ((left, right), swapped) in compared.iter_mut().zip(&swapped) {
+                if *swapped {
+                    std::mem::swap(left, right);
+                }
             }
-        }
-        let manifest = self.manifest_of(names, number);
-        let judged: Vec<Judged<'_>> = launches.iter().map(|(s, data)| (s, *data)).collect();
-        Outcome(CellSummary::of(&manifest, self.cell, &judged))
+            let twins = names.twin.map(|twin| pairs(twin, names.right));
+            Some(Comparison {
+                metric,
+                rows: BTreeMap::new(),
+                ratios: vec![Pair {
+                    subject: names.left.to_owned(),
+                    other: names.right.to_owned(),
+                    estimate: paired_ratio(&compared, seed("pair"))?,
+                }],
+                floor: twins.and_then(|pairs| paired_ratio(&pairs, seed("floor"))),
+                verdict: Verdict::NotRanked,
+            })
+        };
+        Outcome(METRICS.into_iter().filter_map(compare).collect())
     }
 
-    /// The manifest of a run of these names alone, with a seed of its own.
-    fn manifest_of(&self, names: &Names<'_>, number: usize) -> Manifest {
-        let facts = |name: &str, twin_of: Option<&str>| SubjectFacts {
-            name: name.to_owned(),
-            twin_of: twin_of.map(str::to_owned),
-            ..SubjectFacts::default()
-        };
-        let mut subjects = vec![facts(LEFT, None), facts(RIGHT, None)];
-        subjects.extend(names.twin.map(|_| facts(TWIN, Some(RIGHT))));
-        Manifest {
-            seed: seed_for(self.manifest.seed, &["resolution", &number.to_string()]),
-            subjects,
-            order: Vec::new(),
-            ..self.manifest.clone()
-        }
+    /// The figure of both names in each of the blocks in which both have it.
+    fn pairs(&self, metric: Metric, left: &str, right: &str, blocks: &[u32]) -> Vec<(f64, f64)> {
+        let value = |name, block| self.launches.get(&(name, block))?.get(&metric).copied();
+        let both = |&block: &u32| Some((value(left, block)?, value(right, block)?));
+        blocks.iter().filter_map(both).collect()
     }
 
     fn random(&self, what: &str, number: usize) -> SplitMix {
@@ -217,38 +212,33 @@ fn subset(random: &mut SplitMix, blocks: &[u32]) -> Vec<u32> {
     set
 }
 
-fn renamed(summary: &LaunchSummary, name: &str) -> LaunchSummary {
-    LaunchSummary {
-        subject: name.to_owned(),
-        ..summary.clone()
-    }
+/// For each of so many blocks whether the names are swapped there.
+fn swaps(blocks: usize, random: Option<SplitMix>) -> Vec<bool> {
+    let Some(mut random) = random else {
+        return vec![false; blocks];
+    };
+    (0..blocks).map(|_| random.next_u64() >> 63 == 1).collect()
 }
 
-/// The launch with the figures in question alone, and a quantile also where a report would withhold it;
-/// whether that was the case.
-fn readable(judged: &LaunchSummary, data: &LaunchData) -> (LaunchSummary, bool) {
+/// The figures of a launch, a quantile also where a report would withhold it; whether it would.
+fn figures(judged: &LaunchSummary, data: &LaunchData) -> (BTreeMap<Metric, f64>, bool) {
     let mut coarse = false;
-    let mut readings = BTreeMap::new();
+    let mut figures = BTreeMap::new();
     for metric in METRICS {
-        let reading = match judged.readings.get(&metric) {
+        let figure = match judged.readings.get(&metric) {
             Some(Reading::TooFew { .. }) => {
                 coarse = true;
                 quantile(metric, data)
             }
-            reading => reading.copied(),
+            reading => reading.and_then(|it| it.value()),
         };
-        readings.extend(reading.map(|reading| (metric, reading)));
+        figures.extend(figure.map(|figure| (metric, figure)));
     }
-    let judged = LaunchSummary {
-        readings,
-        gates: Vec::new(),
-        ..judged.clone()
-    };
-    (judged, coarse)
+    (figures, coarse)
 }
 
-fn quantile(metric: Metric, data: &LaunchData) -> Option<Reading> {
+fn quantile(metric: Metric, data: &LaunchData) -> Option<f64> {
     let (kind, quantile) = metric.quantile()?;
     let histogram = data.histograms.get(&tag(kind, "response"))?;
-    Some(Reading::Value(histogram.value_at_quantile(quantile) as f64))
+    Some(histogram.value_at_quantile(quantile) as f64)
 }

@@ -1,6 +1,7 @@
 //! Runs of one subject under four names, made up for tests: scatter and ratios are planted.
 
-use crate::analyse::{LaunchData, RunData, synthetic};
+use crate::analyse::statistics::seed_for;
+use crate::analyse::{LaunchData, LaunchSummary, RunData, judge, synthetic};
 use crate::load::SplitMix;
 use crate::record::ResolutionFacts;
 
@@ -36,14 +37,18 @@ fn launched(original: &LaunchData, (name, factor): (&str, f64), noise: f64) -> L
     data.launch.subject = name.into();
     let block = data.launch.block;
     let around = |what: &str| {
-        let mut random = SplitMix((u64::from(block) << 8) | name.len() as u64);
-        let turns = what.len() + usize::from(name.as_bytes()[0]);
-        let unit = (0..turns).map(|_| random.next_unit()).last();
-        1.0 + noise * (2.0 * unit.expect("turns") - 1.0)
+        let unit = SplitMix(seed_for(u64::from(block), &[name, what])).next_unit();
+        1.0 + noise * (2.0 * unit - 1.0)
     };
     let resources = &mut data.launch.resources;
     let cpu = 30_000.0 * 41_000.0 * factor * around("cpu");
     resources.cpu_ns = cpu as u64;
     resources.pss_bytes = (4e6 * around("memory")) as u64;
     data
+}
+
+/// The launches with their judgement, without the aggregates of a whole analysis, which take long.
+pub fn judged(run: &RunData) -> Vec<LaunchSummary> {
+    let launches = run.launches.iter();
+    launches.map(|it| judge(&run.manifest, it)).collect()
 }
