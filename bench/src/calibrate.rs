@@ -5,6 +5,7 @@
 
 mod broker;
 mod ceiling;
+mod curve;
 mod timers;
 mod trials;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::analyse::resolution::Resolution;
 use crate::host;
 use crate::load::{Exchange, Generator, LoadError, LoadPlan, LoadResult, RestPlan};
 use crate::record::{Host, HostDuring, Layout};
@@ -21,6 +23,7 @@ use crate::truth::{Behaviour, Freeze, TruthServer};
 
 pub use broker::through_broker;
 pub use ceiling::{Ceiling, Step, ceiling, step};
+pub use curve::Point;
 pub use timers::{Lateness, lateness};
 pub use trials::{Trial, stall_p99_s, trials};
 
@@ -110,6 +113,9 @@ pub struct Calibration {
     pub theory_mean_ns: Option<f64>,
     /// 99th percentile of the generator's own lateness, in ns.
     pub send_lag_p99_ns: f64,
+    /// The whole distribution, where the truth has one.
+    #[serde(default)]
+    pub curve: Vec<Point>,
     /// What else the machine did.
     pub host: HostDuring,
     /// What makes the trial worthless: wrong answers, timeouts, faults.
@@ -148,6 +154,12 @@ pub struct Examination {
     pub steps: Vec<Step>,
     /// What it finds where the truth is known.
     pub calibrations: Vec<Calibration>,
+    /// What a comparison can tell apart here.
+    #[serde(default)]
+    pub resolution: Option<Resolution>,
+    /// Why that is not known, if it is not.
+    #[serde(default)]
+    pub unresolved: Option<String>,
     /// Whether Ctrl-C ended it early.
     pub interrupted: bool,
 }

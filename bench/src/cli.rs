@@ -14,13 +14,13 @@ use clap::Parser;
 use crate::analyse::analyse;
 use crate::analyse::change::{ChangeVerdict, Changes};
 use crate::broker;
+use crate::calibrate::Examination;
 use crate::device::Simulator;
 use crate::faults;
 use crate::handicap;
 use crate::host;
 use crate::pipeline::{
-    self, CampaignOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
-    VerifyOptions,
+    self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport, Suite, VerifyOptions,
 };
 use crate::profile::ProfileName;
 use crate::report;
@@ -202,13 +202,10 @@ fn compare(args: &CompareArgs) -> anyhow::Result<u8> {
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let interrupt = interrupt()?;
-    let options = DoctorOptions {
-        quick: args.quick,
-        with_broker: !args.no_broker,
-        purge: args.purge,
+    let examination = match &args.from {
+        Some(file) => examination(file)?,
+        None => pipeline::doctor(&args.into(), &interrupt()?)?,
     };
-    let examination = pipeline::doctor(&options, &interrupt)?;
     let write = |file: &Option<PathBuf>, text: &dyn Fn() -> String| match file {
         Some(file) => {
             std::fs::write(file, text()).with_context(|| format!("cannot write {}", file.display()))
@@ -222,6 +219,16 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         true => 0,
         false if examination.interrupted => EXIT_INTERRUPTED,
         false => EXIT_FAULTY,
+    })
+}
+
+/// An earlier examination.
+fn examination(file: &Path) -> anyhow::Result<Examination> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| {
+        let file = file.display();
+        format!("{file} is no examination; name a file that `doctor --json` wrote")
     })
 }
 

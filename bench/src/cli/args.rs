@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::faults;
-use crate::pipeline::{CampaignOptions, ResolveOptions, RunOptions};
+use crate::pipeline::{CampaignOptions, DoctorOptions, ResolveOptions, RunOptions};
 use crate::profile::ProfileName;
 
 /// Compares one service in three concurrency models.
@@ -133,10 +133,11 @@ fn percent(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Windows of 2 s in place of 10 s: half a minute in all, and coarser figures.
+    /// Windows of 2 s in place of 10 s: half a minute in all, coarser figures, and nothing of what can
+    /// be told apart.
     #[arg(long)]
     pub(super) quick: bool,
-    /// Leave out the trial through a broker.
+    /// Leave out what needs a broker: a trial, and what can be told apart.
     #[arg(long)]
     pub(super) no_broker: bool,
     /// Empty the queues of a broker that was not started here.
@@ -148,6 +149,9 @@ pub(super) struct DoctorArgs {
     /// Also write it as a page of HTML.
     #[arg(long, value_name = "FILE")]
     pub(super) page: Option<PathBuf>,
+    /// Examine nothing; take what `--json` wrote into this file, and make the page of it again.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "no_broker", "purge", "json"])]
+    pub(super) from: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -285,6 +289,16 @@ impl From<ResolveArgs> for ResolveOptions {
             seed: args.seed,
             purge: args.purge,
             out: args.out,
+        }
+    }
+}
+
+impl From<&DoctorArgs> for DoctorOptions {
+    fn from(args: &DoctorArgs) -> Self {
+        Self {
+            quick: args.quick,
+            with_broker: !args.no_broker,
+            purge: args.purge,
         }
     }
 }

@@ -113,7 +113,8 @@ const SAMPLER: &str = "The same subject was launched with the sampler at rest be
 where it must look to know the CPU. A ratio above 1 would mean that the sampler makes the subject look better \
 than it is. PSS has no row: two samples are not the median of many.";
 
-fn explanation(it: &Resolution) -> String {
+/// How to read the noise of every figure.
+pub(super) fn explanation(it: &Resolution) -> String {
     let coarse = if it.coarse {
         " In so short a window fewer than 100 operations lie beyond the p99, so that a report would withhold it; \
          longer windows have narrower intervals."

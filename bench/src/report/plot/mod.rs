@@ -1,6 +1,7 @@
 //! The figures: every one names its layout, every subject has the colour of its model.
 
 pub mod axis;
+pub mod calibration;
 pub mod memory;
 pub mod quantiles;
 pub mod strip;
