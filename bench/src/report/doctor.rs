@@ -345,3 +345,6 @@ fn timers(timers: &[Lateness]) -> Table {
         rows: rows.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;
