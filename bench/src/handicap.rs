@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Time between two slices of burning: short against a window, so that the load is even.
-const SLICE: Duration = Duration::from_millis(5);
+/// Time between two slices of burning: short against a window, so that the load is even, and long
+/// enough that the service is not interrupted much more often, which would cost it more than that.
+const SLICE: Duration = Duration::from_millis(10);
 /// Longest slice. What a crowded core has kept from being burnt is made up for little by little.
 const LONGEST: Duration = Duration::from_millis(2);
 /// A shell's exit code of a command that a signal has ended, less the signal's number.

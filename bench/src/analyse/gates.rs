@@ -175,7 +175,7 @@ pub fn judge(data: &LaunchData, cores: u32) -> Vec<Gate> {
     if !launch.operations.is_empty() {
         gates.extend(generator(launch));
     }
-    gates.extend(launch.sampler_ratio.map(sampler));
+    gates.extend(launch.sampler_ratio.map(|ratio| sampler(launch, ratio)));
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     gates
@@ -355,9 +355,12 @@ fn generator(launch: &Launch) -> [Gate; 2] {
     ]
 }
 
-/// The sampler must not be what is measured.
-fn sampler(ratio: f64) -> Gate {
-    Gate::new("sampler", GateUnit::Cores, Limit::at_most(0.005), ratio)
+/// The sampler must not be what is measured. It may use a tick of a short window, in which its first
+/// sample weighs more.
+fn sampler(launch: &Launch, ratio: f64) -> Gate {
+    let tick = TICK_S / launch.window_s.max(TICK_S);
+    let limit = Limit::at_most(tick.max(0.005));
+    Gate::new("sampler", GateUnit::Cores, limit, ratio)
 }
 
 /// Little's law, L = λW with W the mean service time: an independent check of the clocks.

@@ -141,7 +141,7 @@ pub struct Planted {
     /// CPU per operation of the slowed one over that of the subject, as planted.
     pub asked_ratio: f64,
     /// The same as measured over all blocks.
-    pub measured: RatioEstimate,
+    pub measured: Option<RatioEstimate>,
     /// Draws in which the slowed one was found to be worse.
     pub found: Rate,
     /// Draws that share no launch with another one; the rest are subsets drawn by the seed.
@@ -286,7 +286,8 @@ impl Planted {
     /// Whether what was planted is what was asked for, so that finding it means something.
     #[must_use]
     pub fn is_as_asked(&self) -> bool {
-        (self.measured.ratio - self.asked_ratio).abs() <= PLANTED_SLACK
+        let near = |it: RatioEstimate| (it.ratio - self.asked_ratio).abs() <= PLANTED_SLACK;
+        self.measured.is_some_and(near)
     }
 }
 
@@ -341,7 +342,7 @@ fn planted(material: &Material<'_>) -> Option<Planted> {
     };
     Some(Planted {
         asked_ratio: facts.planted_ratio,
-        measured: all.ratio(metric)?,
+        measured: all.ratio(metric),
         found: Rate::count(draws.iter().enumerate().map(found)),
         disjoint,
     })

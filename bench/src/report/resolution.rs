@@ -141,13 +141,13 @@ fn planting(manifest: &Manifest, it: &Resolution) -> String {
     };
     format!(
         "The slowed one is the same service behind a process of the instrument that burns {} µs of CPU per second beside it, \
-         in slices of 5 ms, within the process tree that is measured and on the same cores. That is {} % of what the \
+         in slices every 10 ms, within the process tree that is measured and on the same cores. That is {} % of what the \
          calibrating launch used. Measured over all blocks the ratio is {}. The process of the instrument shows in the PSS of \
          the slowed one, which is therefore not compared. Of the {} draws of {SET} blocks {} share no launch with another \
          one; the rest are subsets drawn by the seed.",
         number(facts.handicap_us_per_s),
         setting((planted.asked_ratio - 1.0) * 100.0),
-        ratio(planted.measured),
+        planted.measured.map_or_else(none, ratio),
         planted.found.of,
         planted.disjoint,
     )
@@ -267,7 +267,8 @@ fn words(it: &Resolution, question: Question) -> (String, String, String) {
             "planted slow-down as measured".to_owned(),
             it.planted
                 .as_ref()
-                .map_or_else(none, |it| ratio(it.measured)),
+                .and_then(|it| it.measured)
+                .map_or_else(none, ratio),
             it.planted.as_ref().map_or_else(none, |it| {
                 format!("{} ± {PLANTED_SLACK}", number(it.asked_ratio))
             }),

@@ -1,6 +1,6 @@
 //! What sampling itself costs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -8,7 +8,11 @@ use super::Sampler;
 use crate::load::nanoseconds;
 use crate::record::Sample;
 
-/// A sampler that keeps account of the CPU of its own thread.
+/// Share of a core that sampling may cost: below the limit of its gate, since the waiting and the look
+/// for new processes at the end come on top.
+const BUDGET: f64 = 0.004;
+
+/// A sampler that keeps account of the CPU of its own thread, and within its budget.
 ///
 /// It looks right before each sample, so that the window holds the first sample and not the last
 /// one, just as the window of the subject's counters does.
@@ -17,13 +21,31 @@ pub struct Metered<S> {
     inner: S,
     first: Option<Look>,
     last: Option<Look>,
+    /// What the last sample cost.
+    cost_ns: u64,
 }
 
 /// The thread's own CPU at an instant.
 #[derive(Debug, Clone, Copy)]
 struct Look {
-    t_ms: f64,
+    at: Instant,
     own_ns: u64,
+}
+
+impl Look {
+    fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            own_ns: own_ns(),
+        }
+    }
+
+    /// CPU since then as a share of a core, with `more_ns` of it still to come.
+    fn ratio_until(self, later: Self, more_ns: u64) -> f64 {
+        let used_ns = later.own_ns.saturating_sub(self.own_ns) + more_ns;
+        let elapsed_ns = nanoseconds(later.at.duration_since(self.at)).max(1);
+        used_ns as f64 / elapsed_ns as f64
+    }
 }
 
 impl<S> Metered<S> {
@@ -33,6 +55,7 @@ impl<S> Metered<S> {
             inner,
             first: None,
             last: None,
+            cost_ns: 0,
         }
     }
 
@@ -41,20 +64,23 @@ impl<S> Metered<S> {
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
         let (first, last) = (self.first?, self.last?);
-        let window_ns = (last.t_ms - first.t_ms) * 1e6;
-        (window_ns > 0.0).then(|| last.own_ns.saturating_sub(first.own_ns) as f64 / window_ns)
+        (last.at > first.at).then(|| first.ratio_until(last, 0))
     }
 }
 
 impl<S: Sampler> Sampler for Metered<S> {
     fn sample(&mut self, t_ms: f64) -> Option<Sample> {
-        let look = Look {
-            t_ms,
-            own_ns: own_ns(),
-        };
+        let look = Look::now();
         self.first.get_or_insert(look);
         self.last = Some(look);
-        self.inner.sample(t_ms)
+        let sample = self.inner.sample(t_ms);
+        self.cost_ns = own_ns().saturating_sub(look.own_ns);
+        sample
+    }
+
+    fn affords(&self) -> bool {
+        let first = self.first;
+        first.is_none_or(|first| first.ratio_until(Look::now(), self.cost_ns) <= BUDGET)
     }
 
     fn discover(&mut self) {
@@ -71,9 +97,9 @@ fn own_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
+    use super::super::{Timeline, watch};
     use super::*;
+    use std::sync::atomic::AtomicBool;
 
     /// Burns 4 ms of each of its samples.
     struct Greedy;
@@ -106,5 +132,19 @@ mod tests {
         let ratio = sampler.ratio().expect("four samples");
         // Three samples of 4 ms in 60 ms; longer if others hold the core.
         assert!((0.02..=0.25).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn a_sampler_that_costs_too_much_samples_the_edges_and_little_between() {
+        let timeline = Timeline {
+            start: Instant::now(),
+            window_start: Duration::ZERO,
+            window_end: Duration::from_millis(300),
+            interval: Duration::from_millis(10),
+        };
+        let mut sampler = Metered::new(Greedy);
+        let samples = watch(&mut sampler, timeline, &AtomicBool::new(false));
+        // The first one alone costs more than the budget of the whole window.
+        assert_eq!(samples.len(), 2);
     }
 }

@@ -8,18 +8,16 @@ use crate::record::ResolutionFacts;
 /// A run of one subject under four names in so many blocks, whose CPU scatters by ± `noise`; the twin
 /// costs `bias` times as much, the slowed one `slow` times, the unsampled one `unsampled` times.
 pub fn run(blocks: u32, noise: f64, [bias, slow, unsampled]: [f64; 3]) -> RunData {
-    let mut run = synthetic::run(blocks);
-    let originals: Vec<_> = run
-        .launches
-        .iter()
-        .filter(|it| it.launch.cell == "steady-mixed" && it.launch.subject == "async")
-        .cloned()
-        .collect();
+    let mut run = synthetic::run(1);
+    let of = |it: &&LaunchData| it.launch.cell == "steady-mixed" && it.launch.subject == "async";
+    let original = run.launches.iter().find(of).expect("a launch").clone();
     let variants = [("a", 1.0), ("a-twin", bias), ("b", slow), ("s", unsampled)];
-    run.launches = originals
-        .iter()
-        .flat_map(|original| variants.map(|variant| launched(original, variant, noise)))
-        .collect();
+    let block = |block| {
+        let mut launch = original.clone();
+        launch.launch.block = block;
+        variants.map(|variant| launched(&launch, variant, noise))
+    };
+    run.launches = (0..blocks).flat_map(block).collect();
     run.manifest.resolution = Some(ResolutionFacts {
         subject: "a".into(),
         twin: "a-twin".into(),

@@ -25,7 +25,8 @@ fn a_good_instrument_holds_every_target_and_finds_what_was_planted() {
         planted.found.of >= DRAWS && planted.disjoint == 2,
         "{planted:?}"
     );
-    assert!((planted.measured.ratio - 1.05).abs() < 0.015, "{planted:?}");
+    let measured = planted.measured.expect("twenty blocks");
+    assert!((measured.ratio - 1.05).abs() < 0.015, "{planted:?}");
 }
 
 #[test]
@@ -111,4 +112,13 @@ fn the_same_run_gives_the_same_resolution_and_survives_its_json_form() {
     let text = serde_json::to_string(&first).expect("plain data");
     let read: Resolution = serde_json::from_str(&text).expect("the same plain data");
     assert_eq!(read.floors.len(), first.floors.len());
+}
+
+#[test]
+fn a_run_without_a_good_launch_misses_every_target() {
+    let mut run = run(10, 0.02, [1.0, 1.05, 1.0]);
+    run.launches.clear();
+    let found = resolution(&run);
+    assert_eq!(missed(&found).len(), found.targets().len());
+    assert_eq!(found.targets().len(), 9);
 }
