@@ -5,6 +5,7 @@
 
 mod broker;
 mod ceiling;
+mod curve;
 mod timers;
 mod trials;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::analyse::resolution::Resolution;
 use crate::host;
 use crate::load::{Exchange, Generator, LoadError, LoadPlan, LoadResult, RestPlan};
 use crate::record::{Host, HostDuring, Layout};
@@ -21,6 +23,7 @@ use crate::truth::{Behaviour, Freeze, TruthServer};
 
 pub use broker::through_broker;
 pub use ceiling::{Ceiling, Step, ceiling, step};
+pub use curve::Point;
 pub use timers::{Lateness, lateness};
 pub use trials::{Trial, stall_p99_s, trials};
 
@@ -117,6 +120,9 @@ pub struct Calibration {
     /// Share of the load in which the machine kept the server from its loop.
     #[serde(default)]
     pub held_ratio: f64,
+    /// The whole distribution, where the truth has one.
+    #[serde(default)]
+    pub curve: Vec<Point>,
     /// What else the machine did.
     pub host: HostDuring,
     /// What makes the trial worthless: wrong answers, timeouts, faults.
@@ -158,6 +164,12 @@ pub struct Examination {
     pub steps: Vec<Step>,
     /// What it finds where the truth is known.
     pub calibrations: Vec<Calibration>,
+    /// What a comparison can tell apart here.
+    #[serde(default)]
+    pub resolution: Option<Resolution>,
+    /// Why that is not known, if it is not.
+    #[serde(default)]
+    pub unresolved: Option<String>,
     /// Whether Ctrl-C ended it early.
     pub interrupted: bool,
 }

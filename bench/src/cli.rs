@@ -15,12 +15,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::analyse::analyse;
 use crate::analyse::change::{ChangeVerdict, Changes};
 use crate::broker;
+use crate::calibrate::Examination;
 use crate::device::Simulator;
 use crate::faults;
+use crate::handicap;
 use crate::host;
 use crate::pipeline::{
     self, CampaignOptions, CapacityOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport,
     Suite, VerifyOptions,
+    self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport, Suite, VerifyOptions,
 };
 use crate::profile::ProfileName;
 use crate::report;
@@ -30,7 +33,10 @@ use crate::scenario::{self, DefinitionError};
 use crate::subject;
 use crate::verify;
 
-use args::{BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, ReportArgs, Verb, VerifyArgs};
+use args::{
+    BrokerVerb, Cli, CompareArgs, DeviceArgs, DoctorArgs, HandicapArgs, ReportArgs, ResolveArgs,
+    Verb, VerifyArgs,
+};
 
 /// A run was invalid, an objective was not held, or a verification failed.
 const EXIT_FAULTY: u8 = 1;
@@ -99,10 +105,12 @@ fn perform(verb: Verb) -> anyhow::Result<u8> {
         Verb::Verify(args) => verify(&args),
         Verb::Compare(args) => compare(&args),
         Verb::Doctor(args) => doctor(&args),
+        Verb::Resolve(args) => resolve(args),
         Verb::Report(args) => report(&args),
         Verb::List => list(),
         Verb::Broker { verb } => broker(&verb),
         Verb::Device(args) => device(&args),
+        Verb::Handicap(args) => handicap(&args),
     }
 }
 
@@ -218,13 +226,10 @@ fn compare(args: &CompareArgs) -> anyhow::Result<u8> {
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let interrupt = interrupt()?;
-    let options = DoctorOptions {
-        quick: args.quick,
-        with_broker: !args.no_broker,
-        purge: args.purge,
+    let examination = match &args.from {
+        Some(file) => examination(file)?,
+        None => pipeline::doctor(&args.into(), &interrupt()?)?,
     };
-    let examination = pipeline::doctor(&options, &interrupt)?;
     let write = |file: &Option<PathBuf>, text: &dyn Fn() -> String| match file {
         Some(file) => {
             std::fs::write(file, text()).with_context(|| format!("cannot write {}", file.display()))
@@ -239,6 +244,31 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
         false if examination.interrupted => EXIT_INTERRUPTED,
         false => EXIT_FAULTY,
     })
+}
+
+/// An earlier examination.
+fn examination(file: &Path) -> anyhow::Result<Examination> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| {
+        let file = file.display();
+        format!("{file} is no examination; name a file that `doctor --json` wrote")
+    })
+}
+
+fn resolve(args: ResolveArgs) -> anyhow::Result<u8> {
+    let interrupt = interrupt()?;
+    Ok(tell(&pipeline::resolve(&args.into(), &interrupt)?))
+}
+
+/// Ends as the service ends; SIGTERM is passed on, as a launched service gets no other signal.
+fn handicap(args: &HandicapArgs) -> anyhow::Result<u8> {
+    let told = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&told);
+    ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed))
+        .context("cannot listen for SIGTERM")?;
+    let code = handicap::run(args.cpu_us_per_s, &args.command, &told)?;
+    Ok(u8::try_from(code).unwrap_or(EXIT_FAULTY))
 }
 
 fn report(args: &ReportArgs) -> anyhow::Result<u8> {

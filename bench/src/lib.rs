@@ -12,6 +12,7 @@ pub mod calibrate;
 pub mod cli;
 pub mod device;
 pub mod faults;
+pub mod handicap;
 pub mod host;
 pub mod http;
 pub mod launch;

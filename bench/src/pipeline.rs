@@ -11,6 +11,7 @@ mod lanes;
 mod measurement;
 mod plan;
 mod progress;
+mod resolution;
 mod verification;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use anyhow::Context as _;
 use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
 use crate::analyse::objective::Objective;
+use crate::analyse::resolution::Resolution;
 use crate::analyse::{LaunchData, RunData, Summary, analyse};
 use crate::broker::{self, Broker};
 use crate::calibrate;
@@ -38,9 +40,11 @@ use crate::{host, report};
 pub use campaign::{CampaignOptions, campaign};
 pub use capacity::{CapacityOptions, capacity};
 pub use doctor::{DoctorOptions, doctor};
-use measurement::{Bench, Task};
+use measurement::{Bench, Sampling, Task};
 use plan::Slot;
 use progress::{Progress, Step};
+use progress::Progress;
+pub use resolution::{ResolveOptions, resolve};
 pub use verification::{Suite, VerifyOptions, verify};
 
 /// Wait of the device simulator before each answer.
@@ -379,6 +383,7 @@ fn measure_all(
             block: slot.block,
             cell: slot.cell,
             subject: slot.subject,
+            sampling: Sampling::Throughout,
         };
         progress.next(&format!(
             "block {} {} {}",
@@ -432,6 +437,12 @@ pub fn write_report(run: &RunDir) -> Result<Summary, RunDirError> {
     run.write_file("summary.json", report::summary_json(&summary).as_bytes())?;
     if let Some(repetitions) = read_faults(run)? {
         for (name, text) in report::faults::files(&data.manifest, &repetitions) {
+            run.write_file(name, text.as_bytes())?;
+        }
+        return Ok(summary);
+    }
+    if let Some(resolution) = Resolution::of(&data, &summary.launches) {
+        for (name, text) in report::resolution::files(&data, &summary, &resolution) {
             run.write_file(name, text.as_bytes())?;
         }
         return Ok(summary);

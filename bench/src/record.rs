@@ -266,6 +266,10 @@ pub struct Launch {
     /// Where the threads ran; none after an abort, and in runs from before it was read.
     #[serde(default)]
     pub pinning: Option<Pinning>,
+    /// Share of a core that the sampler itself used in the window; absent where nothing was sampled
+    /// under a load, and in older runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampler_ratio: Option<f64>,
     /// What went wrong, in words; a launch with a fault is invalid.
     pub faults: Vec<String>,
 }
@@ -376,6 +380,30 @@ pub struct Manifest {
     /// What a search for capacities asked; none for any other run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<SearchFacts>,
+    /// What was planted, in a run that asks what can be told apart; absent in any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<ResolutionFacts>,
+}
+
+/// The names under which one subject was launched to see what the instrument can resolve.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ResolutionFacts {
+    /// The subject.
+    pub subject: String,
+    /// The very same under a second name.
+    pub twin: String,
+    /// The same with a planted slow-down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slowed: Option<String>,
+    /// The same, sampled only at the edges of the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsampled: Option<String>,
+    /// Cell in which all of them were compared.
+    pub cell: String,
+    /// CPU per operation of the slowed one over that of the subject, as planted.
+    pub planted_ratio: f64,
+    /// CPU that the handicap burnt to that end, in µs per second; 0 before it is known.
+    pub handicap_us_per_s: f64,
 }
 
 /// The machine.
@@ -428,7 +456,7 @@ impl Manifest {
 }
 
 /// One subject as it was built.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SubjectFacts {
     /// Name of the subject file.
     pub name: String,
@@ -502,6 +530,7 @@ impl Launch {
             generator: GeneratorFacts::default(),
             host: HostDuring::default(),
             pinning: None,
+            sampler_ratio: None,
             faults: vec![],
         }
     }

@@ -88,6 +88,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             generator: load.generator,
             host: HostDuring::default(),
             pinning: None,
+            sampler_ratio: None,
             faults: load.faults,
         },
         histograms: load.histograms,

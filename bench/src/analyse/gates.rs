@@ -181,6 +181,7 @@ pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<G
     gates.extend(ceiling_per_s.and_then(|ceiling| sends::ceiling(launch, ceiling)));
     gates.extend(sends::as_scheduled(data));
     gates.extend(launch.pinning.iter().map(pinning));
+    gates.extend(launch.sampler_ratio.map(|ratio| sampler(launch, ratio)));
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     let is_quiet = is_quiet(&gates);
@@ -398,6 +399,12 @@ fn pinning(pinning: &Pinning) -> Gate {
     } else {
         gate.noted(notes.join("; "))
     }
+/// The sampler must not be what is measured. It may use a tick of a short window, in which its first
+/// sample weighs more.
+fn sampler(launch: &Launch, ratio: f64) -> Gate {
+    let tick = TICK_S / launch.window_s.max(TICK_S);
+    let limit = Limit::at_most(tick.max(0.005));
+    Gate::new("sampler", GateUnit::Cores, limit, ratio)
 }
 
 /// Little's law, L = λW with W the mean service time: an independent check of the clocks.

@@ -8,6 +8,7 @@ pub mod ladder;
 pub mod metric;
 pub mod significance;
 pub mod objective;
+pub mod resolution;
 pub mod statistics;
 pub mod steady;
 #[cfg(test)]

@@ -148,6 +148,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
         lanes: 0,
         objectives: vec![],
         search: None,
+        resolution: None,
     }
 }
 
@@ -209,6 +210,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
                 broker_cores: 0.12,
             },
             pinning: Some(pinning()),
+            sampler_ratio: Some(noise.around(0.002, 11)),
             faults: vec![],
         },
         samples: samples(cell, subject, noise),

@@ -58,6 +58,7 @@ pub fn through_broker(
             added_ns,
         )],
         blind_p99_ns: None,
+        curve: Vec::new(),
         theory_mean_ns: None,
         send_lag_p99_ns: quantile_of(&long, "amqp.send_lag", 0.99),
         // The consumer sleeps between two messages and cannot tell.

@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{CalibrateError, Calibration, Cores, Drive, Driven, Figure, drive};
+use super::curve::curve;
+use super::{CalibrateError, Calibration, Cores, Drive, Figure, drive};
 use crate::host::Reading;
 use crate::load::{Arrival, Exchange, LoadResult, nanoseconds};
 use crate::record::{Kind, OperationCounts};
@@ -197,6 +199,7 @@ impl Trial {
             truth: self.truth.clone(),
             operations: counts(&result, Kind::Rest).ok,
             figures: self.figures(&expected, &result),
+            curve: curve(&expected, &result),
             blind_p99_ns: Some(quantile_of(&result, "rest.service", 0.99)),
             theory_mean_ns: self.theory_mean_s.map(|mean_s| mean_s * 1e9),
             send_lag_p99_ns: quantile_of(&result, "rest.send_lag", 0.99),
@@ -288,7 +291,7 @@ pub(super) fn quantile_of(result: &LoadResult, tag: &str, quantile: f64) -> f64 
 
 /// The smallest value that at least this share of the sorted values does not exceed: what
 /// `HdrHistogram` means by a quantile.
-fn quantile_in(sorted: &[u64], quantile: f64) -> f64 {
+pub(super) fn quantile_in(sorted: &[u64], quantile: f64) -> f64 {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     let value = sorted.get(rank.max(1) - 1);
     value.map_or(0.0, |value| *value as f64)

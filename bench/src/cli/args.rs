@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::analyse::objective::Objective;
 use crate::faults;
 use crate::pipeline::{CampaignOptions, CapacityOptions, RunOptions};
+use crate::pipeline::{CampaignOptions, DoctorOptions, ResolveOptions, RunOptions};
 use crate::profile::ProfileName;
 use crate::record::Layout;
 
@@ -40,6 +42,8 @@ pub(super) enum Verb {
     Compare(CompareArgs),
     /// Examine this machine and hold the instrument against known truth.
     Doctor(DoctorArgs),
+    /// Measure what can be told apart here: one subject against itself, and against itself slowed down.
+    Resolve(ResolveArgs),
     /// Build the report of a run folder again: the same bytes each time.
     Report(ReportArgs),
     /// List subjects, scenarios and profiles.
@@ -51,6 +55,9 @@ pub(super) enum Verb {
     },
     /// Simulate the device: answer each line after a latency, until Ctrl-C.
     Device(DeviceArgs),
+    /// Run a service and burn CPU beside it: the planted slow-down of `resolve`.
+    #[command(hide = true)]
+    Handicap(HandicapArgs),
 }
 
 #[derive(Debug, Args)]
@@ -194,10 +201,11 @@ fn percent(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Windows of 2 s in place of 10 s: half a minute in all, and coarser figures.
+    /// Windows of 2 s in place of 10 s: half a minute in all, coarser figures, and nothing of what can
+    /// be told apart.
     #[arg(long)]
     pub(super) quick: bool,
-    /// Leave out the trial through a broker.
+    /// Leave out what needs a broker: a trial, and what can be told apart.
     #[arg(long)]
     pub(super) no_broker: bool,
     /// Empty the queues of a broker that was not started here.
@@ -209,6 +217,55 @@ pub(super) struct DoctorArgs {
     /// Also write it as a page of HTML.
     #[arg(long, value_name = "FILE")]
     pub(super) page: Option<PathBuf>,
+    /// Examine nothing; take what `--json` wrote into this file, and make the page of it again.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "no_broker", "purge", "json"])]
+    pub(super) from: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each block launches the subject four times in a shuffled order: as it is, as its own twin, \
+with 5 % more CPU per operation, and with the sampler at rest. \
+20 blocks with windows of 3 s take about eight minutes. Exit codes: 0 every target is held; 1 one is missed."
+)]
+pub(super) struct ResolveArgs {
+    /// Subject to launch under all names.
+    #[arg(long, value_name = "NAME", default_value = "async")]
+    pub(super) subject: String,
+    /// Blocks, each with one launch under every name; 20 make two disjoint sets of ten.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(10..=1000))]
+    pub(super) blocks: u32,
+    /// Measured window of each launch in seconds; 10 have enough operations for the p99 of a report.
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = window)]
+    pub(super) window_s: f64,
+    /// Seed of orders, schedules and splits [default: the clock, in seconds].
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Empty the queues of a broker that was not started here.
+    #[arg(long)]
+    pub(super) purge: bool,
+    /// Folder that gets the run's folder [default: results in the workspace].
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+}
+
+fn window(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.5..=600.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("from 0.5 to 600".to_owned())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HandicapArgs {
+    /// CPU to use beside the service, in µs per second.
+    #[arg(long, value_name = "N")]
+    pub(super) cpu_us_per_s: f64,
+    /// The service with its arguments.
+    #[arg(last = true, required = true)]
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -308,6 +365,29 @@ impl From<CapacityArgs> for CapacityOptions {
             seed: args.seed,
             purge: args.purge,
             out: args.out,
+        }
+    }
+}
+
+impl From<ResolveArgs> for ResolveOptions {
+    fn from(args: ResolveArgs) -> Self {
+        Self {
+            subject: args.subject,
+            blocks: args.blocks,
+            window_s: args.window_s,
+            seed: args.seed,
+            purge: args.purge,
+            out: args.out,
+        }
+    }
+}
+
+impl From<&DoctorArgs> for DoctorOptions {
+    fn from(args: &DoctorArgs) -> Self {
+        Self {
+            quick: args.quick,
+            with_broker: !args.no_broker,
+            purge: args.purge,
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The order of an examination:
-//! `quiet → noise → timers → ceiling → fixed rates → trials → trial through the broker`.
+//! `quiet → noise → timers → ceiling → fixed rates → trials → trial through the broker → resolution`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::RunError;
 use super::progress::Progress;
-use crate::broker;
-use crate::calibrate::{self, CalibrateError, Cores, Examination};
+use super::resolution::{self, ResolveOptions, Variant};
+use crate::analyse::resolution::SET;
+use crate::broker::{self, Broker};
+use crate::calibrate::{self, CalibrateError, Calibration, Cores, Examination};
 use crate::host::{self, Reading};
 use crate::record::Layout;
 
@@ -22,6 +26,11 @@ const CONNECTIONS: usize = 64;
 const RATES_PER_S: [f64; 5] = [1_000.0, 5_000.0, 10_000.0, 50_000.0, 100_000.0];
 /// Layouts whose ceiling is measured.
 const LAYOUTS: [Layout; 3] = [Layout::Isolated, Layout::Shared, Layout::Native];
+
+/// Subject that is compared with itself.
+const RESOLVED: &str = "async";
+/// Its window: short, so that twenty launches take a minute and a half.
+const RESOLVED_WINDOW_S: f64 = 2.0;
 
 /// How thorough.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +49,7 @@ pub struct DoctorOptions {
 /// [`CalibrateError`] if a server or the generator cannot begin.
 pub fn doctor(
     options: &DoctorOptions,
-    interrupt: &AtomicBool,
+    interrupt: &Arc<AtomicBool>,
 ) -> Result<Examination, CalibrateError> {
     let window = Duration::from_secs(if options.quick { 2 } else { 10 });
     let trials = calibrate::trials(window);
@@ -58,10 +67,12 @@ pub fn doctor(
         ceilings: Vec::new(),
         steps: Vec::new(),
         calibrations: Vec::new(),
+        resolution: None,
+        unresolved: None,
         interrupted: false,
     };
     let examined = examine(&mut examination, &trials, window, &progress, interrupt)
-        .and_then(|()| through_broker(&mut examination, options, window, &progress, interrupt));
+        .and_then(|()| on_a_broker(&mut examination, options, window, &progress, interrupt));
     progress.finish();
     examination.interrupted = interrupt.load(Ordering::Relaxed);
     examined.map(|()| examination)
@@ -112,15 +123,19 @@ fn examine(
     Ok(())
 }
 
-/// The trial through a broker, which is started if there is none.
-fn through_broker(
+/// What needs a broker, which is started if there is none.
+fn on_a_broker(
     examination: &mut Examination,
     options: &DoctorOptions,
     window: Duration,
     progress: &Progress,
-    interrupt: &AtomicBool,
+    interrupt: &Arc<AtomicBool>,
 ) -> Result<(), CalibrateError> {
-    if !options.with_broker || interrupt.load(Ordering::Relaxed) {
+    if !options.with_broker {
+        examination.unresolved = Some("it takes a broker, which was left out".to_owned());
+        return Ok(());
+    }
+    if interrupt.load(Ordering::Relaxed) {
         return Ok(());
     }
     progress.next("through the broker");
@@ -128,12 +143,51 @@ fn through_broker(
         purge: options.purge,
         ..broker::Options::from_environment(host::workspace())
     })?;
+    let made = through_broker(&mut broker, window, interrupt);
+    progress.finish();
+    if options.quick {
+        let reason = "a quick examination does not measure it";
+        examination.unresolved = Some(reason.to_owned());
+    } else if made.is_ok() && !interrupt.load(Ordering::Relaxed) {
+        resolve(examination, &mut broker, options, interrupt);
+    }
+    broker.stop();
+    examination.calibrations.push(made?);
+    Ok(())
+}
+
+fn through_broker(
+    broker: &mut Broker,
+    window: Duration,
+    interrupt: &AtomicBool,
+) -> Result<Calibration, CalibrateError> {
     let cores = Cores::of(Layout::Isolated);
     if let Some(cpu) = cores.generator {
         broker.pin(&[cpu])?;
     }
-    let made = calibrate::through_broker(&broker, window, cores, interrupt);
-    broker.stop();
-    examination.calibrations.push(made?);
-    Ok(())
+    calibrate::through_broker(broker, window, cores, interrupt)
+}
+
+/// One subject against itself; an examination without it is one all the same.
+fn resolve(
+    examination: &mut Examination,
+    broker: &mut Broker,
+    options: &DoctorOptions,
+    interrupt: &Arc<AtomicBool>,
+) {
+    let resolving = ResolveOptions {
+        subject: RESOLVED.to_owned(),
+        blocks: u32::try_from(SET).expect("ten"),
+        window_s: RESOLVED_WINDOW_S,
+        seed: None,
+        purge: options.purge,
+        out: None,
+    };
+    match resolution::measure(broker, &resolving, &Variant::TWINS, interrupt) {
+        Ok((_, _, found)) => examination.resolution = found,
+        Err(RunError::Interrupted) => {}
+        Err(error) => {
+            examination.unresolved = Some(format!("{:#}", anyhow::Error::from(error)));
+        }
+    }
 }

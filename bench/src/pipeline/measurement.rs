@@ -29,6 +29,9 @@ use crate::profile::Profile;
 use crate::record::{Conservation, HostDuring, Pinning, Resources, Sample};
 use crate::run_dir::RunDir;
 use crate::sample::{ProcessTree, Shown, Timeline, drain, resources, watch, watch_drain};
+use crate::sample::{
+    Metered, ProcessTree, Timeline, drain, members, resources, watch, watch_drain,
+};
 use crate::scenario::{ArrivalKind, Cell, RestRequest};
 use crate::sample::{ProcessTree, Timeline, drain, members, resources, watch, watch_drain};
 use crate::scenario::{Cell, RestRequest};
@@ -73,6 +76,16 @@ pub(super) struct Task<'a> {
     pub(super) block: u32,
     pub(super) cell: &'a Cell,
     pub(super) subject: &'a BuiltSubject,
+    pub(super) sampling: Sampling,
+}
+
+/// How often the process tree is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sampling {
+    /// All through the window.
+    Throughout,
+    /// At its edges only, without which there would be no CPU per operation.
+    Edges,
 }
 
 impl Task<'_> {
@@ -99,6 +112,7 @@ struct Measured {
     drain: Option<crate::record::Drain>,
     host: HostDuring,
     pinning: Option<Pinning>,
+    sampler_ratio: Option<f64>,
     window_s: f64,
     /// Events that were published beside the load: seeds and prefill.
     published: u64,
@@ -264,6 +278,7 @@ fn observe_load(
     let generator = Generator::prepare(plan).map_err(chain)?;
     let generator = generator.shown_by(Arc::clone(&live));
     let mut tree = Shown::new(ProcessTree::new(running.root()), &live);
+    let mut tree = Metered::new(ProcessTree::new(running.root()));
     let start = Instant::now() + LEAD;
     let timeline = timeline(bench, task, start);
     let display = bench.progress.display(start + timeline.window_end);
@@ -297,6 +312,10 @@ fn observe_load(
     if let Some(between) = between {
         measured.host = edges.host(&between);
         measured.pinning = Some(edges.pinning_of(&between));
+    measured.sampler_ratio = tree.ratio();
+    if let Some((before, after)) = host {
+        let subject = members(running.root());
+        measured.host = after.since(&before, &subject, &bench.broker_pids());
     }
     Ok(())
 }
@@ -338,10 +357,10 @@ fn timeline(bench: &Bench<'_>, task: &Task<'_>, start: Instant) -> Timeline {
         start,
         window_start,
         window_end: window_start + Duration::from_secs_f64(task.cell.window_s),
-        interval: Duration::from_secs_f64(interval_s(
-            bench.profile.sample_rate_per_s,
-            task.cell.window_s,
-        )),
+        interval: Duration::from_secs_f64(match task.sampling {
+            Sampling::Throughout => interval_s(bench.profile.sample_rate_per_s, task.cell.window_s),
+            Sampling::Edges => task.cell.window_s,
+        }),
     }
 }
 
@@ -442,6 +461,16 @@ fn without_password(name: &str, value: &str) -> String {
     }
 }
 
+/// The name of a file without the machine's path to it; anything else as it is.
+fn without_folder(word: &str) -> String {
+    let path = std::path::Path::new(word);
+    let name = path.file_name().filter(|_| path.is_absolute());
+    name.map_or_else(
+        || word.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
 fn record(
     task: &Task<'_>,
     plan: &LaunchPlan,
@@ -449,9 +478,9 @@ fn record(
     conservation: Option<Conservation>,
     faults: Vec<String>,
 ) -> Launch {
-    let executable = plan.executable.file_name().unwrap_or_default();
-    let mut command = vec![executable.to_string_lossy().into_owned()];
-    command.extend(plan.args.clone());
+    let executable = plan.executable.to_string_lossy().into_owned();
+    let words = std::iter::once(&executable).chain(&plan.args);
+    let command = words.map(|word| without_folder(word)).collect();
     let environment: BTreeMap<_, _> = plan
         .environment
         .iter()
@@ -477,6 +506,7 @@ fn record(
         conservation,
         generator: measured.load.generator.clone(),
         host: measured.host.clone(),
+        sampler_ratio: measured.sampler_ratio,
         faults,
     }
 }

@@ -151,6 +151,7 @@ pub(super) fn manifest(
         lanes: 0,
         objectives: vec![],
         search: None,
+        resolution: None,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::document::{Banner, Block, Cell, Document, Table, Tone};
 use super::format::{layout, number};
-use super::{html, markdown};
+use super::plot::calibration as plot;
+use super::{html, markdown, resolution};
 use crate::calibrate::{Calibration, Ceiling, Examination, Figure, Lateness, Step};
 
 /// A rate may be at most this share of the generator's ceiling.
@@ -35,23 +36,32 @@ pub fn text(examination: &Examination) -> String {
 fn document(it: &Examination) -> Document {
     Document {
         title: "examination of this machine".to_owned(),
-        answer: [calibrated(it), fast(it), resolution(it)],
+        answer: [calibrated(it), fast(it), limits(it)],
         validity: banner(it),
-        blocks: vec![
-            Block::Section("Known truth".into()),
-            Block::Text(KNOWN_TRUTH.to_owned()),
-            Block::Table(calibrations(&it.calibrations)),
-            Block::Section("The generator".into()),
-            Block::Text(GENERATOR.to_owned()),
-            Block::Table(steps(&it.steps)),
-            Block::Part("Ceiling in a closed loop".into()),
-            Block::Table(ceilings(&it.ceilings)),
-            Block::Section("The machine".into()),
-            Block::Table(machine(it)),
-            Block::Part("How late a thread is woken".into()),
-            Block::Table(timers(&it.timers)),
-        ],
+        blocks: blocks(it),
     }
+}
+
+fn blocks(it: &Examination) -> Vec<Block> {
+    let mut blocks = vec![
+        Block::Section("Known truth".into()),
+        Block::Text(KNOWN_TRUTH.to_owned()),
+        Block::Table(calibrations(&it.calibrations)),
+        Block::Figures(it.calibrations.iter().filter_map(plot::trial).collect()),
+        Block::Section("The generator".into()),
+        Block::Text(GENERATOR.to_owned()),
+        Block::Table(steps(&it.steps)),
+        Block::Part("Ceiling in a closed loop".into()),
+        Block::Table(ceilings(&it.ceilings)),
+        Block::Figures(plot::ceilings(&it.ceilings).into_iter().collect()),
+        Block::Section("The machine".into()),
+        Block::Table(machine(it)),
+        Block::Part("How late a thread is woken".into()),
+        Block::Table(timers(&it.timers)),
+        Block::Figures(plot::lateness(&it.timers).into_iter().collect()),
+    ];
+    blocks.extend(told_apart(it));
+    blocks
 }
 
 /// How to read the trials.
@@ -128,7 +138,30 @@ fn fast(it: &Examination) -> String {
     )
 }
 
-fn resolution(it: &Examination) -> String {
+/// What can and what cannot be told apart.
+fn limits(it: &Examination) -> String {
+    let unresolved = it.unresolved.as_deref().unwrap_or("it was not measured");
+    let told_apart = match &it.resolution {
+        Some(resolution) => resolution::limits(resolution),
+        None => format!("What a comparison can tell apart here is not known: {unresolved}."),
+    };
+    format!("{told_apart} {}", punctual(it))
+}
+
+/// What a comparison can tell apart, figure by figure.
+fn told_apart(it: &Examination) -> Vec<Block> {
+    let mut blocks = vec![
+        Block::Section("What can be told apart".into()),
+        Block::Text(limits(it)),
+    ];
+    if let Some(found) = &it.resolution {
+        blocks.push(Block::Text(resolution::explanation(found)));
+        blocks.push(Block::Table(resolution::floors(found)));
+    }
+    blocks
+}
+
+fn punctual(it: &Examination) -> String {
     let punctual = it.steps.iter().filter(|it| is_held(it) && is_punctual(it));
     let error_ns = figures(it)
         .map(|(_, figure)| figure.error_ns().abs())
@@ -312,3 +345,6 @@ fn timers(timers: &[Lateness]) -> Table {
         rows: rows.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

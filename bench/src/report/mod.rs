@@ -15,6 +15,7 @@ pub mod markdown;
 pub mod objectives;
 pub mod pinning;
 pub mod plot;
+pub mod resolution;
 pub mod svg;
 pub mod tables;
 

@@ -1,10 +1,13 @@
 //! Sampling: counters of the subject's whole process tree, over time and at the window's edges.
 
+mod metered;
 mod process_tree;
 mod progress;
 mod shown;
 
 pub use process_tree::{Family, ProcessTree, descendants, members};
+pub use metered::Metered;
+pub use process_tree::{Family, ProcessTree, members};
 pub use progress::{Progress, drain, read_metric, watch_drain};
 pub use shown::Shown;
 
@@ -20,6 +23,12 @@ pub trait Sampler {
 
     /// Looks for processes that joined the tree; slower than a sample.
     fn discover(&mut self);
+
+    /// Whether another sample costs no more than what sampling may cost; the edges of a window are
+    /// sampled whatever they cost.
+    fn affords(&self) -> bool {
+        true
+    }
 }
 
 /// When to sample.
@@ -35,7 +44,8 @@ pub struct Timeline {
     pub interval: Duration,
 }
 
-/// Samples until the end of the window, at its edges exactly.
+/// Samples until the end of the window, at its edges exactly, and between them as often as the sampler
+/// affords.
 ///
 /// Ends early when `stop` is set or the subject has ended.
 pub fn watch(sampler: &mut impl Sampler, timeline: Timeline, stop: &AtomicBool) -> Vec<Sample> {
@@ -47,6 +57,8 @@ pub fn watch(sampler: &mut impl Sampler, timeline: Timeline, stop: &AtomicBool) 
         }
         if instant >= timeline.window_end {
             sampler.discover();
+        } else if instant > timeline.window_start && !sampler.affords() {
+            continue;
         }
         let t_ms = timeline.start.elapsed().as_secs_f64() * 1e3;
         match sampler.sample(t_ms) {
@@ -77,7 +89,7 @@ fn instants(timeline: Timeline) -> Vec<Duration> {
 
 /// Sleeps in slices, so that an abort is seen; false if it was.
 fn sleep_until(instant: Instant, stop: &AtomicBool) -> bool {
-    const SLICE: Duration = Duration::from_millis(20);
+    const SLICE: Duration = Duration::from_millis(100);
     loop {
         if stop.load(Ordering::Relaxed) {
             return false;

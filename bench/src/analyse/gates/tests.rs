@@ -84,6 +84,17 @@ fn a_late_generator_makes_the_launch_invalid() {
 }
 
 #[test]
+fn a_sampler_that_uses_more_than_half_a_percent_of_a_core_makes_the_launch_invalid() {
+    let (standing, failed) = launch_with(|data| data.launch.sampler_ratio = Some(0.006));
+    assert_eq!(standing, Standing::Invalid);
+    assert_eq!(failed, ["sampler"]);
+    assert_eq!(
+        launch_with(|data| data.launch.sampler_ratio = None).0,
+        Standing::Valid
+    );
+}
+
+#[test]
 fn clocks_that_contradict_littles_law_make_the_launch_invalid() {
     let (standing, failed) = launch_with(|data| data.launch.generator.mean_in_flight *= 1.05);
     assert_eq!(standing, Standing::Invalid);

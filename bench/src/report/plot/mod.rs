@@ -2,6 +2,7 @@
 
 pub mod axis;
 pub mod ladder;
+pub mod calibration;
 pub mod memory;
 pub mod probes;
 pub mod quantiles;

@@ -11,8 +11,10 @@ use crate::analyse::statistics::median;
 use crate::analyse::{RunData, Summary};
 use crate::record::{CellFacts, Kind};
 
-const LEFT: f64 = 62.0;
-const RIGHT: f64 = WIDTH - 16.0;
+/// Left end of the axis.
+pub(super) const LEFT: f64 = 62.0;
+/// Right end of the axis.
+pub(super) const RIGHT: f64 = WIDTH - 16.0;
 const PLOT_HEIGHT: f64 = 230.0;
 const STEP: f64 = 0.1;
 /// Observations beyond the end of a thin line (one launch) and of a thick one (the median).
@@ -127,7 +129,7 @@ fn draw(palette: &Palette, lines: &[Lines], kind: Kind, cell: &CellFacts) -> Str
 }
 
 /// Labels where a reader looks: the extremes, the quartile and the nines.
-fn quantile_axis(svg: &mut Svg, x: &Scale, end: f64, (top, bottom): (f64, f64)) {
+pub(super) fn quantile_axis(svg: &mut Svg, x: &Scale, end: f64, (top, bottom): (f64, f64)) {
     let marks = [
         (0.0, "min"),
         (0.301, "p50"),

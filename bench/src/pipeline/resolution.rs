@@ -1,0 +1,421 @@
+//! The order of a run that asks what can be told apart:
+//! `broker → build → calibration → (launch under every name)* → report`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::measurement::{self, Bench, Sampling, Task};
+use super::plan::{self, Slot};
+use super::progress::Progress;
+use super::{
+    RunEnd, RunError, RunReport, Visit, build, pin_broker, read_run, start_device, write_report,
+};
+use crate::analyse::LaunchData;
+use crate::analyse::gates::{self, Standing};
+use crate::analyse::resolution::Resolution;
+use crate::broker::{self, Broker};
+use crate::load::SplitMix;
+use crate::profile::{Profile, ProfileName};
+use crate::record::{Manifest, ResolutionFacts};
+use crate::run_dir::RunDir;
+use crate::scenario::{self, Cell};
+use crate::subject::{self, BuiltSubject};
+use crate::{host, report};
+
+/// Scenario whose load is used.
+const SCENARIO: &str = "steady-mixed";
+/// Cell of the launch from which the handicap is computed.
+const CALIBRATION: &str = "calibration";
+/// CPU per operation of the slowed one over that of the subject.
+const PLANTED_RATIO: f64 = 1.05;
+/// Load before the window, in s.
+const WARM_UP_S: f64 = 0.5;
+/// Attempts at a launch that others disturb.
+const ATTEMPTS: u32 = 3;
+
+/// What to launch how often.
+#[derive(Debug, Clone)]
+pub struct ResolveOptions {
+    /// Subject.
+    pub subject: String,
+    /// Blocks.
+    pub blocks: u32,
+    /// Measured window of each launch in s.
+    pub window_s: f64,
+    /// Seed of orders, schedules and splits; from the clock if none.
+    pub seed: Option<u64>,
+    /// Whether a broker that was not started here may be emptied.
+    pub purge: bool,
+    /// Parent of the run folder; `results` below the workspace if none.
+    pub out: Option<PathBuf>,
+}
+
+/// A name under which the subject is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// As it is.
+    Plain,
+    /// As it is, under a second name.
+    Twin,
+    /// With a handicap.
+    Slowed,
+    /// With the sampler at rest.
+    Unsampled,
+}
+
+impl Variant {
+    /// Everything that can be asked.
+    const ALL: [Self; 4] = [Self::Plain, Self::Twin, Self::Slowed, Self::Unsampled];
+    /// What the noise floor needs.
+    pub(super) const TWINS: [Self; 2] = [Self::Plain, Self::Twin];
+
+    fn of(self, built: &BuiltSubject) -> BuiltSubject {
+        match self {
+            Self::Plain => built.clone(),
+            Self::Twin => built.twin(),
+            Self::Slowed => named(built, "slowed"),
+            Self::Unsampled => named(built, "unsampled"),
+        }
+    }
+
+    fn sampling(self) -> Sampling {
+        match self {
+            Self::Unsampled => Sampling::Edges,
+            Self::Plain | Self::Twin | Self::Slowed => Sampling::Throughout,
+        }
+    }
+}
+
+fn named(built: &BuiltSubject, what: &str) -> BuiltSubject {
+    let mut variant = built.clone();
+    variant.subject.name = format!("{}-{what}", built.subject.name);
+    variant.subject.title = format!("{} ({what})", built.subject.title);
+    variant.facts.name.clone_from(&variant.subject.name);
+    variant.facts.title.clone_from(&variant.subject.title);
+    variant
+}
+
+/// Launches one subject under every name in every block and tells what can be told apart.
+///
+/// # Errors
+/// [`RunError`] if it could not begin; what was measured before a later fault is kept and reported.
+pub fn resolve(
+    options: &ResolveOptions,
+    interrupt: &Arc<AtomicBool>,
+) -> Result<RunReport, RunError> {
+    let mut broker = broker::acquire(&broker::Options {
+        purge: options.purge,
+        ..broker::Options::from_environment(host::workspace())
+    })?;
+    let made = measure(&mut broker, options, &Variant::ALL, interrupt);
+    broker.stop();
+    let (run, interrupted, resolution) = made?;
+    let holds = resolution.as_ref().is_some_and(Resolution::holds);
+    Ok(RunReport {
+        folder: run.path().to_owned(),
+        end: match (interrupted, holds) {
+            (true, _) => RunEnd::Interrupted,
+            (false, true) => RunEnd::Complete,
+            (false, false) => RunEnd::Faulty,
+        },
+        text: report::resolution::text(resolution.as_ref()),
+    })
+}
+
+/// The run folder, whether it is partial, and what it says.
+pub(super) type Made = (RunDir, bool, Option<Resolution>);
+
+/// Launches the subject under these names, on this broker, and reports.
+///
+/// # Errors
+/// See [`resolve`].
+pub(super) fn measure(
+    broker: &mut Broker,
+    options: &ResolveOptions,
+    variants: &[Variant],
+    interrupt: &Arc<AtomicBool>,
+) -> Result<Made, RunError> {
+    let root = host::workspace();
+    let subjects = subject::read_all(&root.join("bench/subjects"))?;
+    let subjects = subject::select(&subjects, std::slice::from_ref(&options.subject))?;
+    let cells = cells(&root, options.window_s)?;
+    pin_broker(broker, &cells)?;
+    let visit = Visit::begin(broker)?;
+    let built = build(&subjects, &root, interrupt)?.remove(0);
+    let built: Vec<_> = variants.iter().map(|variant| variant.of(&built)).collect();
+    let device = start_device()?;
+    let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
+    let profile = ProfileName::Standard.profile();
+    let turns = turns(variants.len(), options.blocks, seed);
+    let mut manifest = manifest(&profile, seed, &root, &cells, variants, &built, &turns);
+    manifest.broker = broker.facts.clone();
+    let out = options.out.clone().unwrap_or_else(|| root.join("results"));
+    let run = RunDir::create(&out, &manifest.run_id)?;
+    run.write_manifest(&manifest)?;
+    let mut series = Series {
+        bench: Bench {
+            broker,
+            device: device.address(),
+            profile: &profile,
+            run: &run,
+            seed,
+            interrupt,
+        },
+        cells: &cells,
+        ordinal: 0,
+    };
+    let measured = series.measure_all(variants, built, &turns, &mut manifest);
+    visit.end(broker);
+    manifest.interrupted |= measured.is_err() || interrupt.load(Ordering::Relaxed);
+    run.write_manifest(&manifest)?;
+    let summary = write_report(&run)?;
+    match measured {
+        Ok(()) => {
+            let resolution = Resolution::of(&read_run(&run)?, &summary.launches);
+            Ok((run, manifest.interrupted, resolution))
+        }
+        Err(source) => Err(RunError::Partial {
+            folder: run.path().to_owned(),
+            source: Box::new(source),
+        }),
+    }
+}
+
+/// The cell in which everything is compared, and the one of the calibration, of the same load.
+fn cells(root: &Path, window_s: f64) -> Result<[Cell; 2], RunError> {
+    let scenarios = scenario::read_all(&root.join("bench/scenarios"))?;
+    let chosen = scenario::select(scenarios, &[SCENARIO.to_owned()])?;
+    let mut cells = chosen[0].cells(ProfileName::Standard);
+    let mut cell = cells.remove(0);
+    cell.window_s = window_s;
+    cell.warm_up_s = WARM_UP_S;
+    let mut calibration = cell.clone();
+    calibration.name = CALIBRATION.to_owned();
+    Ok([cell, calibration])
+}
+
+/// One launch of the plan: its block, and its place among the variants.
+type Turn = (u32, usize);
+
+/// Every variant once in each block. In each group of as many blocks as there are variants each of
+/// them stands once in every place and once behind every other one (Williams, "Experimental designs
+/// balanced for the estimation of residual effects of treatments", 1949; for an even number).
+fn turns(variants: usize, blocks: u32, seed: u64) -> Vec<Turn> {
+    let mut random = SplitMix(seed);
+    let mut shifts: Vec<usize> = Vec::new();
+    let mut turns = Vec::new();
+    for block in 0..blocks {
+        if shifts.is_empty() {
+            shifts = (0..variants).collect();
+            random.shuffle(&mut shifts);
+        }
+        let shift = shifts.pop().expect("refilled above");
+        turns.extend(williams(variants, shift).map(|variant| (block, variant)));
+    }
+    turns
+}
+
+/// `0, 1, n − 1, 2, n − 2, …`, each moved on by `shift`.
+fn williams(n: usize, shift: usize) -> impl Iterator<Item = usize> {
+    let zigzag = (0..n).map(move |place| match place % 2 {
+        1 => place.div_ceil(2),
+        _ => (n - place / 2) % n,
+    });
+    zigzag.map(move |variant| (variant + shift) % n)
+}
+
+fn manifest(
+    profile: &Profile,
+    seed: u64,
+    root: &Path,
+    cells: &[Cell; 2],
+    variants: &[Variant],
+    built: &[BuiltSubject],
+    turns: &[Turn],
+) -> Manifest {
+    let slot = |cell, &(block, variant): &Turn| Slot {
+        block,
+        cell,
+        subject: &built[variant],
+    };
+    let calibration = variants
+        .contains(&Variant::Slowed)
+        .then(|| slot(&cells[1], &(0, 0)));
+    let launches = turns.iter().map(|turn| slot(&cells[0], turn));
+    let slots: Vec<_> = calibration.into_iter().chain(launches).collect();
+    let mut manifest = plan::manifest(profile, seed, root, cells, built, &slots);
+    let instant = manifest.run_id.split('-').next().unwrap_or_default();
+    manifest.run_id = format!("{instant}-resolve");
+    manifest.resolution = Some(facts(variants, built, &cells[0]));
+    manifest
+}
+
+fn facts(variants: &[Variant], built: &[BuiltSubject], cell: &Cell) -> ResolutionFacts {
+    let name = |wanted| {
+        let place = variants.iter().position(|variant| *variant == wanted)?;
+        Some(built[place].subject.name.clone())
+    };
+    ResolutionFacts {
+        subject: name(Variant::Plain).unwrap_or_default(),
+        twin: name(Variant::Twin).unwrap_or_default(),
+        slowed: name(Variant::Slowed),
+        unsampled: name(Variant::Unsampled),
+        cell: cell.name.clone(),
+        planted_ratio: PLANTED_RATIO,
+        handicap_us_per_s: 0.0,
+    }
+}
+
+/// The launches of a run, one after the other.
+struct Series<'a> {
+    bench: Bench<'a>,
+    cells: &'a [Cell; 2],
+    ordinal: u32,
+}
+
+impl Series<'_> {
+    fn measure_all(
+        &mut self,
+        variants: &[Variant],
+        mut built: Vec<BuiltSubject>,
+        turns: &[Turn],
+        manifest: &mut Manifest,
+    ) -> Result<(), RunError> {
+        let started = Instant::now();
+        let limit = Duration::from_secs_f64(self.bench.profile.quiet_wait_s);
+        let pids = self.bench.broker_pids();
+        if let Some(noise) = host::wait_until_quiet(limit, &pids, self.bench.interrupt) {
+            log::warn!("{noise}; launches that it disturbs will say so");
+        }
+        let slowed = variants.iter().position(|it| *it == Variant::Slowed);
+        let progress = Progress::new(turns.len() + usize::from(slowed.is_some()));
+        if let Some(place) = slowed {
+            let us_per_s = self.calibrate(&built[0], &progress)?;
+            handicap(&mut built[place], us_per_s)?;
+            if let Some(facts) = &mut manifest.resolution {
+                facts.handicap_us_per_s = us_per_s;
+            }
+            self.bench.run.write_manifest(manifest)?;
+        }
+        for &(block, variant) in turns {
+            if self.bench.interrupt.load(Ordering::Relaxed) {
+                break;
+            }
+            let task = Task {
+                ordinal: 0,
+                block,
+                cell: &self.cells[0],
+                subject: &built[variant],
+                sampling: variants[variant].sampling(),
+            };
+            self.repeat(&task, &progress)?;
+            manifest.elapsed_s = started.elapsed().as_secs_f64();
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// CPU in µs per second by which the slowed one is to cost more.
+    fn calibrate(&mut self, plain: &BuiltSubject, progress: &Progress) -> Result<f64, RunError> {
+        let task = Task {
+            ordinal: 0,
+            block: 0,
+            cell: &self.cells[1],
+            subject: plain,
+            sampling: Sampling::Throughout,
+        };
+        let data = self.repeat(&task, progress)?;
+        let launch = &data.launch;
+        let cpu_us = launch.resources.cpu_ns as f64 / 1e3;
+        Ok((PLANTED_RATIO - 1.0) * cpu_us / launch.window_s.max(f64::MIN_POSITIVE))
+    }
+
+    /// Makes the launch, again if others disturbed it: told by what they used, never by the figures.
+    fn repeat(&mut self, task: &Task<'_>, progress: &Progress) -> Result<LaunchData, RunError> {
+        let what = format!("block {} {} {}", task.block, task.cell.name, task.name());
+        progress.next(&what);
+        for attempt in 1.. {
+            let (data, standing) = self.launch(task, progress)?;
+            let interrupted = self.bench.interrupt.load(Ordering::Relaxed);
+            if standing != Standing::Disturbed || attempt >= ATTEMPTS || interrupted {
+                return Ok(data);
+            }
+            progress.warn(&format!("{what}: disturbed by others, so once more"));
+        }
+        unreachable!("the loop ends with the last attempt")
+    }
+
+    fn launch(
+        &mut self,
+        task: &Task<'_>,
+        progress: &Progress,
+    ) -> Result<(LaunchData, Standing), RunError> {
+        let task = Task {
+            ordinal: self.ordinal,
+            ..*task
+        };
+        self.ordinal += 1;
+        let faults = measurement::measure(&mut self.bench, &task)?;
+        for fault in &faults {
+            progress.warn(&format!("{} {}: {fault}", task.cell.name, task.name()));
+        }
+        let dirs = self.bench.run.launch_dirs()?;
+        let dir = dirs.last().expect("the launch was just written");
+        let data = LaunchData {
+            launch: dir.launch()?,
+            histograms: dir.histograms()?,
+            samples: dir.samples()?,
+        };
+        let cores = u32::try_from(host::cores()).unwrap_or(u32::MAX);
+        let standing = gates::standing(&gates::judge(&data, cores));
+        Ok((data, standing))
+    }
+}
+
+/// Puts this program between the launch and the service.
+fn handicap(built: &mut BuiltSubject, us_per_s: f64) -> Result<(), RunError> {
+    let service = built.executable.to_string_lossy().into_owned();
+    built.executable = std::env::current_exe()
+        .map_err(|error| RunError::Machine("cannot find this program's own file".into(), error))?;
+    let share = format!("--cpu-us-per-s={us_per_s:.0}");
+    let mut args = vec!["handicap".to_owned(), share, "--".to_owned(), service];
+    args.append(&mut built.subject.args);
+    built.subject.args = args;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_variant_stands_in_each_place_and_behind_each_other_one_equally_often() {
+        for n in [2, 4] {
+            let blocks = u32::try_from(n).expect("few");
+            let turns = turns(n, blocks, 7);
+            let rows: Vec<Vec<usize>> = turns
+                .chunks(n)
+                .map(|row| row.iter().map(|(_, variant)| *variant).collect())
+                .collect();
+            for place in 0..n {
+                let there: BTreeSet<usize> = rows.iter().map(|row| row[place]).collect();
+                assert_eq!(there.len(), n, "{rows:?}");
+            }
+            let behind: BTreeSet<_> = rows
+                .iter()
+                .flat_map(|row| row.windows(2).map(|pair| (pair[0], pair[1])))
+                .collect();
+            assert_eq!(behind.len(), n * (n - 1), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn the_order_follows_from_the_seed() {
+        assert_eq!(turns(4, 12, 7), turns(4, 12, 7));
+        assert_ne!(turns(4, 12, 7), turns(4, 12, 8));
+    }
+}

@@ -1,0 +1,115 @@
+//! What the doctor found: distributions beside their truth, lateness, ceilings.
+
+use super::super::format::{layout, number};
+use super::super::svg::{Anchor, Svg, text_width};
+use super::axis::{self, Scale};
+use super::quantiles::{LEFT, RIGHT, quantile_axis};
+use super::{Figure, WIDTH};
+use crate::calibrate::{Calibration, Ceiling, Lateness, Point};
+
+/// Height of the plot of a trial.
+const HEIGHT: f64 = 170.0;
+/// Height of the legend.
+const LEGEND: f64 = 26.0;
+/// Height of a row with its name above it.
+const ROW: f64 = 40.0;
+/// Smallest time that has a place on an axis, in µs: a lag of nothing has no logarithm.
+const SMALLEST_US: f64 = 0.01;
+
+/// Looks of the three lines of a trial: the truth last, so that it lies on top.
+const LINES: [(&str, &str, fn(&Point) -> f64); 3] = [
+    ("thin alone process", "send lag", |it| it.send_lag_ns),
+    ("median async", "observed", |it| it.observed_ns),
+    ("asked", "expected", |it| it.expected_ns),
+];
+
+/// The response times of a trial beside what must come out; `None` if there is no such curve.
+pub fn trial(calibration: &Calibration) -> Option<Figure> {
+    let curve = &calibration.curve;
+    let end = curve.last()?.decades.max(0.5);
+    let (top, bottom) = (LEGEND + 4.0, LEGEND + 4.0 + HEIGHT);
+    let values = || {
+        let of = |(_, _, value): &(_, _, fn(&Point) -> f64)| {
+            let value = *value;
+            curve.iter().map(move |point| microseconds(value(point)))
+        };
+        LINES.iter().flat_map(of).collect::<Vec<_>>().into_iter()
+    };
+    let (low, high) = (
+        values().fold(f64::INFINITY, f64::min),
+        values().fold(0.0, f64::max),
+    );
+    let x = Scale::linear((0.0, end), (LEFT, RIGHT));
+    let y = Scale::logarithmic((low, high), (bottom, top));
+    let mut svg = Svg::new(WIDTH, bottom + 46.0);
+    axis::vertical(&mut svg, &y, (LEFT, RIGHT), "time [µs], logarithmic");
+    quantile_axis(&mut svg, &x, end, (top, bottom));
+    let mut at = LEFT;
+    for (class, name, value) in LINES {
+        let place = |point: &Point| (x.at(point.decades), y.at(microseconds(value(point))));
+        svg.path(class, &curve.iter().map(place).collect::<Vec<_>>());
+        svg.path(class, &[(at, 14.0), (at + 26.0, 14.0)]);
+        svg.text("label", (at + 32.0, 18.0), Anchor::Start, name);
+        at += 32.0 + text_width(name) + 18.0;
+    }
+    let (name, truth) = (&calibration.name, &calibration.truth);
+    Some(Figure {
+        svg: svg.finish(&format!("quantiles of the trial {name} beside its truth")),
+        caption: format!(
+            "{name}: {truth}. Response time from the intended send, {} operations, isolated layout; \
+             as far as 10 operations lie beyond.",
+            number(calibration.operations as f64)
+        ),
+    })
+}
+
+fn microseconds(ns: f64) -> f64 {
+    (ns / 1e3).max(SMALLEST_US)
+}
+
+/// How late a thread is woken, by the way of waiting; `None` if that was not measured.
+pub fn lateness(timers: &[Lateness]) -> Option<Figure> {
+    let ends = |value: fn(&Lateness) -> f64| timers.iter().map(move |it| microseconds(value(it)));
+    let low = ends(|it| it.p50_ns).reduce(f64::min)?;
+    let high = ends(|it| it.max_ns).fold(0.0, f64::max);
+    let bottom = ROW * timers.len() as f64;
+    let x = Scale::logarithmic((low, high), (16.0, RIGHT));
+    let mut svg = Svg::new(WIDTH, bottom + 46.0);
+    axis::horizontal(&mut svg, &x, (0.0, bottom), "lateness [µs], logarithmic");
+    for (row, it) in timers.iter().enumerate() {
+        let top = ROW * row as f64;
+        let at = |ns| (x.at(microseconds(ns)), top + 28.0);
+        svg.text("label", (16.0, top + 15.0), Anchor::Start, &it.way);
+        svg.line("bar async", at(it.p50_ns), at(it.p99_ns));
+        svg.dot("dot async", at(it.p50_ns), 5.0);
+        svg.dot("hollow async", at(it.max_ns), 4.0);
+    }
+    Some(Figure {
+        svg: svg.finish("lateness of timers"),
+        caption: "From the median (dot) to p99 (end of the bar); the ring is the highest. Native layout: the thread is \
+                  not pinned."
+            .to_owned(),
+    })
+}
+
+/// What the generator reaches in each layout; `None` if that was not measured.
+pub fn ceilings(ceilings: &[Ceiling]) -> Option<Figure> {
+    let high = ceilings.iter().map(|it| it.rate_per_s).reduce(f64::max)?;
+    let bottom = ROW * ceilings.len() as f64;
+    let x = Scale::linear((0.0, high), (16.0, RIGHT));
+    let mut svg = Svg::new(WIDTH, bottom + 46.0);
+    axis::horizontal(&mut svg, &x, (0.0, bottom), "requests per second");
+    for (row, it) in ceilings.iter().enumerate() {
+        let top = ROW * row as f64;
+        let (start, end) = (x.at(0.0), x.at(it.rate_per_s));
+        let name = format!("{}, {} connections", layout(it.layout), it.connections);
+        svg.text("label", (16.0, top + 15.0), Anchor::Start, &name);
+        svg.line("bar async", (start, top + 28.0), (end, top + 28.0));
+        svg.dot("dot async", (end, top + 28.0), 5.0);
+    }
+    Some(Figure {
+        svg: svg.finish("ceiling of the generator by layout"),
+        caption: "Closed loop against a server that answers at once, in each layout; a subject is asked for a third at most."
+            .to_owned(),
+    })
+}
