@@ -21,9 +21,8 @@ use crate::faults;
 use crate::handicap;
 use crate::host;
 use crate::pipeline::{
-    self, CampaignOptions, CapacityOptions, DoctorOptions, RunEnd, RunError, RunOptions, RunReport,
-    Suite, VerifyOptions,
-    self, CampaignOptions, RunEnd, RunError, RunOptions, RunReport, Suite, VerifyOptions,
+    self, CampaignOptions, CapacityOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
+    VerifyOptions,
 };
 use crate::profile::ProfileName;
 use crate::report;

@@ -3,18 +3,20 @@
 //! `broker → build → quiet → ceiling → (launch → verify → load ∥ sample → stop → write)* → analyse → report`.
 
 mod campaign;
-mod ceilings;
 mod capacity;
+mod ceilings;
 mod doctor;
 mod inquiry;
 mod lanes;
 mod measurement;
 mod plan;
 mod progress;
+mod reading;
 mod resolution;
 mod verification;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,13 +24,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
+use crate::analyse::Summary;
 use crate::analyse::objective::Objective;
-use crate::analyse::resolution::Resolution;
-use crate::analyse::{LaunchData, RunData, Summary, analyse};
 use crate::broker::{self, Broker};
 use crate::calibrate;
 use crate::device::Simulator;
-use crate::faults::{self, Repetition};
 use crate::launch::LaunchError;
 use crate::profile::ProfileName;
 use crate::record::{Layout, Manifest};
@@ -43,7 +43,8 @@ pub use doctor::{DoctorOptions, doctor};
 use measurement::{Bench, Sampling, Task};
 use plan::Slot;
 use progress::{Progress, Step};
-use progress::Progress;
+use reading::read_last;
+pub use reading::{read_run, write_report};
 pub use resolution::{ResolveOptions, resolve};
 pub use verification::{Suite, VerifyOptions, verify};
 
@@ -222,10 +223,10 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
         run: &run,
         seed,
         interrupt,
-        progress: &Progress::planned(slots.iter().map(|slot| Step::of(slot.cell)).collect()),
+        progress: planned(&slots),
     };
-    let measured = measure_all(&mut bench, &cells, &slots, &mut manifest);
-    let measured = measure_all(&mut bench, &slots, 0, &mut manifest);
+    let measured = measure_ceilings(&bench, &cells, &mut manifest)
+        .and_then(|()| measure_all(&mut bench, &slots, 0, &mut manifest));
     visit.end(&broker);
     broker.stop();
     end(&run, &mut manifest, measured)
@@ -341,14 +342,6 @@ fn start_device() -> Result<Simulator, RunError> {
         .map_err(|error| RunError::Machine("cannot start the device simulator".into(), error))
 }
 
-/// Every launch in its order; the manifest says how far it came.
-fn measure_all(
-    bench: &mut Bench<'_>,
-    cells: &[Cell],
-    slots: &[Slot<'_>],
-    manifest: &mut Manifest,
-) -> Result<(), RunError> {
-    let started = Instant::now();
 /// Waits for a quiet machine as long as the profile allows.
 fn await_quiet(bench: &Bench<'_>) {
     let broker: Vec<i32> = bench.broker_pids();
@@ -356,11 +349,24 @@ fn await_quiet(bench: &Bench<'_>) {
     if let Some(noise) = host::wait_until_quiet(limit, &broker, bench.interrupt) {
         log::warn!("{noise}; launches that it disturbs will say so");
     }
+}
+
+/// What the generator can do at all in the layouts of the cells.
+fn measure_ceilings(
+    bench: &Bench<'_>,
+    cells: &[Cell],
+    manifest: &mut Manifest,
+) -> Result<(), RunError> {
+    await_quiet(bench);
     manifest.ceiling_per_s = ceilings::measure(cells, bench.interrupt)?;
     bench.run.write_manifest(manifest)?;
-    let progress = Progress::new(slots.len());
-    let progress = bench.progress;
-    for (ordinal, slot) in slots.iter().enumerate() {
+    Ok(())
+}
+
+/// The display of launches whose lengths are known about.
+fn planned(slots: &[Slot<'_>]) -> Rc<Progress> {
+    let steps = slots.iter().map(|slot| Step::of(slot.cell)).collect();
+    Rc::new(Progress::planned(steps))
 }
 
 /// Every launch in its order, numbered from `first` on; the manifest says how far it came.
@@ -372,7 +378,7 @@ fn measure_all(
 ) -> Result<(), RunError> {
     let (started, before_s) = (Instant::now(), manifest.elapsed_s);
     await_quiet(bench);
-    let progress = Progress::new(slots.len());
+    let progress = Rc::clone(&bench.progress);
     for (ordinal, slot) in (first..).zip(slots) {
         if bench.interrupt.load(Ordering::Relaxed) {
             manifest.interrupted = true;
@@ -401,75 +407,6 @@ fn measure_all(
     manifest.interrupted |= bench.interrupt.load(Ordering::Relaxed);
     progress.finish();
     Ok(())
-}
-
-/// Reads a whole run folder.
-///
-/// # Errors
-/// [`RunDirError`].
-pub fn read_run(run: &RunDir) -> Result<RunData, RunDirError> {
-    let launches = run
-        .launch_dirs()?
-        .iter()
-        .map(|dir| {
-            let (histograms, slices) = dir.times()?;
-            Ok(LaunchData {
-                launch: dir.launch()?,
-                histograms,
-                slices,
-                samples: dir.samples()?,
-            })
-        })
-        .collect::<Result<_, RunDirError>>()?;
-    Ok(RunData {
-        manifest: run.manifest()?,
-        launches,
-    })
-}
-
-/// Analyses a run folder and writes summary and reports into it: the same bytes each time.
-///
-/// # Errors
-/// [`RunDirError`].
-pub fn write_report(run: &RunDir) -> Result<Summary, RunDirError> {
-    let data = read_run(run)?;
-    let summary = analyse(&data);
-    run.write_file("summary.json", report::summary_json(&summary).as_bytes())?;
-    if let Some(repetitions) = read_faults(run)? {
-        for (name, text) in report::faults::files(&data.manifest, &repetitions) {
-            run.write_file(name, text.as_bytes())?;
-        }
-        return Ok(summary);
-    }
-    if let Some(resolution) = Resolution::of(&data, &summary.launches) {
-        for (name, text) in report::resolution::files(&data, &summary, &resolution) {
-            run.write_file(name, text.as_bytes())?;
-        }
-        return Ok(summary);
-    }
-    for exporter in report::exporters() {
-        let text = exporter.render(&data, &summary);
-        run.write_file(exporter.file_name(), text.as_bytes())?;
-    }
-    Ok(summary)
-}
-
-/// The repetitions of a fault campaign; `None` if the run is none.
-fn read_faults(run: &RunDir) -> Result<Option<Vec<Repetition>>, RunDirError> {
-    let path = run.path().join(faults::FILE);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let read = |source| RunDirError::Read {
-        path: path.clone(),
-        source,
-    };
-    let text = std::fs::read_to_string(&path).map_err(read)?;
-    let damaged = |error: serde_json::Error| RunDirError::Damaged {
-        path: path.clone(),
-        reason: error.to_string(),
-    };
-    faults::parse(&text).map(Some).map_err(damaged)
 }
 
 /// Replaces the answer between the markers of a README.

@@ -361,10 +361,18 @@ impl Cell {
     /// Kinds whose arrivals are a Poisson process.
     #[must_use]
     pub fn poisson(&self) -> Vec<Kind> {
-        let rest = self.load.rest.iter().map(|rest| (Kind::Rest, rest.arrival));
-        let amqp = self.load.amqp.iter().map(|amqp| (Kind::Amqp, amqp.arrival));
+        let rest = self
+            .load
+            .rest
+            .iter()
+            .map(|rest| (Kind::Rest, &rest.arrival));
+        let amqp = self
+            .load
+            .amqp
+            .iter()
+            .map(|amqp| (Kind::Amqp, &amqp.arrival));
         rest.chain(amqp)
-            .filter(|(_, arrival)| *arrival == ArrivalKind::Poisson)
+            .filter(|(_, arrival)| **arrival == ArrivalKind::Poisson)
             .map(|(kind, _)| kind)
             .collect()
     }

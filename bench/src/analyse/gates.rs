@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::LaunchData;
 use super::metric::{answered, tag};
 use super::steady::{Steadiness, SteadyState};
-use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
 use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts, Pinning};
 
 /// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
@@ -399,6 +398,8 @@ fn pinning(pinning: &Pinning) -> Gate {
     } else {
         gate.noted(notes.join("; "))
     }
+}
+
 /// The sampler must not be what is measured. It may use a tick of a short window, in which its first
 /// sample weighs more.
 fn sampler(launch: &Launch, ratio: f64) -> Gate {

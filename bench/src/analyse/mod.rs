@@ -6,9 +6,9 @@ pub mod comparison;
 pub mod gates;
 pub mod ladder;
 pub mod metric;
-pub mod significance;
 pub mod objective;
 pub mod resolution;
+pub mod significance;
 pub mod statistics;
 pub mod steady;
 #[cfg(test)]
@@ -20,14 +20,13 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Host, Launch, Manifest, Sample, Slice};
-use crate::record::{Host, Launch, Manifest, Sample};
 use capacity::CapacitySummary;
 use comparison::CellSummary;
 use gates::{Gate, Standing};
 use ladder::LadderSummary;
 use metric::{Metric, Reading};
-use steady::SteadyState;
 use objective::ObjectiveSummary;
+use steady::SteadyState;
 
 /// Everything that a run folder holds.
 #[derive(Debug, Clone)]

@@ -10,9 +10,8 @@ use super::statistics::seed_for;
 use super::{LaunchData, RunData};
 use crate::record::{
     BrokerFacts, CellFacts, Conservation, Drain, GeneratorFacts, Host, HostDuring, Kind, Launch,
-    Layout, METHOD_VERSION, Manifest, OperationCounts, Resources, Sample, Slice, SubjectFacts,
     Layout, METHOD_VERSION, Manifest, OperationCounts, Pinning, Placement, Resources, Sample,
-    SubjectFacts,
+    Slice, SubjectFacts,
 };
 
 const SUBJECTS: [(&str, &str); 3] = [
@@ -241,6 +240,8 @@ fn slices(
         .filter(in_parts)
         .map(|(tag, histogram)| (tag.clone(), course(histogram)))
         .collect()
+}
+
 /// As it must be in the isolated layout.
 fn pinning() -> Pinning {
     let on = |cpu| Placement {

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::{CalibrateError, Calibration, Cores, Drive, Driven, Figure, drive};
 use super::curve::curve;
-use super::{CalibrateError, Calibration, Cores, Drive, Figure, drive};
+use super::{CalibrateError, Calibration, Cores, Drive, Driven, Figure, drive};
 use crate::host::Reading;
 use crate::load::{Arrival, Exchange, LoadResult, nanoseconds};
 use crate::record::{Kind, OperationCounts};

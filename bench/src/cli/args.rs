@@ -9,8 +9,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::analyse::objective::Objective;
 use crate::faults;
-use crate::pipeline::{CampaignOptions, CapacityOptions, RunOptions};
-use crate::pipeline::{CampaignOptions, DoctorOptions, ResolveOptions, RunOptions};
+use crate::pipeline::{
+    CampaignOptions, CapacityOptions, DoctorOptions, ResolveOptions, RunOptions,
+};
 use crate::profile::ProfileName;
 use crate::record::Layout;
 

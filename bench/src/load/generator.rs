@@ -16,7 +16,6 @@ use super::alarm::Alarm;
 use super::amqp::{Amqp, AmqpPlan};
 use super::clock::Clock;
 use super::engine::{EVENTS, Engine, Stream, Window, await_start};
-use super::engine::{Clock, Engine, Stream, Window, await_start};
 use super::live::Live;
 use super::meter::Meter;
 use super::pacer::Arrival;

@@ -35,7 +35,6 @@ pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
 pub use live::{Live, View, Viewer};
-pub use pacer::{Arrival, Pacer, SplitMix};
 pub use pacer::{Arrival, Burst, MOST_STEPS, Pacer, Ramp, SplitMix, Step, Steps};
 pub use request::{Exchange, KEYS, key};
 

@@ -6,18 +6,19 @@
 //! be measured with the next rate; and the unit of replication is the launch.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::measurement::{self, Bench, Task};
+use super::measurement::{self, Bench, Sampling, Task};
 use super::progress::Progress;
 use super::{
-    RunError, RunReport, Visit, await_quiet, build, end, measure_all, pin_broker, plan,
-    raise_open_files, start_device,
+    RunError, RunReport, Visit, await_quiet, build, end, measure_all, pin_broker, plan, planned,
+    raise_open_files, read_last, start_device,
 };
 use crate::analyse::capacity::{Bisection, CapacitySummary, Probe, operations_needed};
-use crate::analyse::{LaunchData, analyse, gates};
+use crate::analyse::{analyse, gates};
 use crate::broker;
 use crate::calibrate::{self, CalibrateError};
 use crate::host;
@@ -113,6 +114,7 @@ pub fn capacity(
         run: &run,
         seed,
         interrupt,
+        progress: Rc::new(Progress::new(built.len() * USUAL_PROBES)),
     };
     let measured = measure(&mut bench, options, (&cell, &built), &mut manifest);
     visit.end(&broker);
@@ -200,6 +202,7 @@ fn measure(
         .map(|block| plan::order(&slots, block))
         .collect();
     bench.run.write_manifest(manifest)?;
+    bench.progress = planned(&slots);
     measure_all(bench, &slots, made, manifest)
 }
 
@@ -244,7 +247,7 @@ fn search_all(
             bisection: Bisection::new(&facts),
         })
         .collect();
-    let progress = Progress::new(searches.len() * USUAL_PROBES);
+    let progress = Rc::clone(&bench.progress);
     let (mut random, mut made) = (SplitMix(bench.seed), 0);
     for round in 0.. {
         searches.retain(|search| search.bisection.next_per_s().is_some());
@@ -253,7 +256,7 @@ fn search_all(
             if bench.interrupt.load(Ordering::Relaxed) {
                 break;
             }
-            let probed = probe(bench, &facts, cell, search, (made, round), &progress);
+            let probed = probe(bench, &facts, cell, search, (made, round));
             made += 1;
             manifest.elapsed_s = started.elapsed().as_secs_f64();
             probed?;
@@ -273,7 +276,6 @@ fn probe(
     cell: &Cell,
     search: &mut Search<'_>,
     (made, round): (usize, u32),
-    progress: &Progress,
 ) -> Result<(), RunError> {
     let Some(rate_per_s) = search.bisection.next_per_s() else {
         return Ok(());
@@ -284,8 +286,11 @@ fn probe(
         block: round,
         cell: &cell,
         subject: search.subject,
+        sampling: Sampling::Throughout,
     };
-    progress.next(&format!("{} at {rate_per_s}/s", task.name()));
+    bench
+        .progress
+        .next(&format!("{} at {rate_per_s}/s", task.name()));
     measurement::measure(bench, &task)?;
     if !bench.interrupt.load(Ordering::Relaxed) {
         let probe = judge(bench.run, facts)?;
@@ -304,14 +309,8 @@ fn probe_cell(cell: &Cell, rate_per_s: f64, facts: &SearchFacts) -> Cell {
 
 /// What the last launch says: read from what was written, as the analysis will read it.
 fn judge(run: &RunDir, facts: &SearchFacts) -> Result<Probe, RunDirError> {
-    let dirs = run.launch_dirs()?;
-    let dir = dirs.last().expect("a launch was written just now");
-    let data = LaunchData {
-        launch: dir.launch()?,
-        histograms: dir.histograms()?,
-        samples: dir.samples()?,
-    };
-    let gates = gates::judge(&data, host::facts().cores);
+    let data = read_last(run)?;
+    let gates = gates::judge(&data, host::facts().cores, Some(facts.ceiling_per_s));
     Ok(Probe::of(&data, &gates, facts))
 }
 

@@ -4,6 +4,7 @@ mod edges;
 mod written;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -21,19 +22,12 @@ use crate::broker::Broker;
 use crate::host::{self, Reading};
 use crate::launch::{self, LaunchError, LaunchPlan, Running};
 use crate::load::{
-    AmqpPlan, Arrival, Exchange, Generator, KEYS, Live, LoadPlan, LoadResult, RestPlan,
-    seed_message,
-    AmqpPlan, Exchange, Generator, KEYS, LoadPlan, LoadResult, RestPlan, seed_message,
+    AmqpPlan, Exchange, Generator, KEYS, Live, LoadPlan, LoadResult, RestPlan, seed_message,
 };
 use crate::profile::Profile;
 use crate::record::{Conservation, HostDuring, Pinning, Resources, Sample};
 use crate::run_dir::RunDir;
-use crate::sample::{ProcessTree, Shown, Timeline, drain, resources, watch, watch_drain};
-use crate::sample::{
-    Metered, ProcessTree, Timeline, drain, members, resources, watch, watch_drain,
-};
-use crate::scenario::{ArrivalKind, Cell, RestRequest};
-use crate::sample::{ProcessTree, Timeline, drain, members, resources, watch, watch_drain};
+use crate::sample::{Metered, ProcessTree, Shown, Timeline, drain, resources, watch, watch_drain};
 use crate::scenario::{Cell, RestRequest};
 use crate::subject::BuiltSubject;
 
@@ -56,7 +50,7 @@ pub(super) struct Bench<'a> {
     pub(super) run: &'a RunDir,
     pub(super) seed: u64,
     pub(super) interrupt: &'a Arc<AtomicBool>,
-    pub(super) progress: &'a Progress,
+    pub(super) progress: Rc<Progress>,
 }
 
 impl Bench<'_> {
@@ -147,11 +141,9 @@ pub(super) fn measure(bench: &mut Bench<'_>, task: &Task<'_>) -> Result<Vec<Stri
     let mut faults = std::mem::take(&mut measured.faults);
     faults.append(&mut measured.load.faults);
     let conservation = conservation(bench, &measured)?;
-    let launch = record(task, &plan, &measured, conservation, faults);
+    let launch = written::record(task, &plan, &measured, conservation, faults);
     let times = (&measured.load.histograms, &measured.load.intervals);
     dir.finish(&launch, times, &measured.samples)?;
-    let launch = written::record(task, &plan, &measured, conservation, faults);
-    dir.finish(&launch, &measured.load.histograms, &measured.samples)?;
     match observed {
         Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => Err(error.into()),
         _ => Ok(launch.faults),
@@ -277,8 +269,7 @@ fn observe_load(
     let live = Arc::new(Live::default());
     let generator = Generator::prepare(plan).map_err(chain)?;
     let generator = generator.shown_by(Arc::clone(&live));
-    let mut tree = Shown::new(ProcessTree::new(running.root()), &live);
-    let mut tree = Metered::new(ProcessTree::new(running.root()));
+    let mut tree = Metered::new(Shown::new(ProcessTree::new(running.root()), &live));
     let start = Instant::now() + LEAD;
     let timeline = timeline(bench, task, start);
     let display = bench.progress.display(start + timeline.window_end);
@@ -312,11 +303,8 @@ fn observe_load(
     if let Some(between) = between {
         measured.host = edges.host(&between);
         measured.pinning = Some(edges.pinning_of(&between));
-    measured.sampler_ratio = tree.ratio();
-    if let Some((before, after)) = host {
-        let subject = members(running.root());
-        measured.host = after.since(&before, &subject, &bench.broker_pids());
     }
+    measured.sampler_ratio = tree.ratio();
     Ok(())
 }
 
@@ -452,61 +440,4 @@ fn conservation(bench: &Bench<'_>, measured: &Measured) -> Result<Option<Conserv
         still_queued: bench.broker.depth(INGEST_QUEUE)?.into(),
         dead_lettered: bench.broker.depth(DEAD_LETTER_QUEUE)?.into(),
     }))
-}
-
-fn without_password(name: &str, value: &str) -> String {
-    match name {
-        "BC_AMQP_URL" => redact(value),
-        _ => value.to_owned(),
-    }
-}
-
-/// The name of a file without the machine's path to it; anything else as it is.
-fn without_folder(word: &str) -> String {
-    let path = std::path::Path::new(word);
-    let name = path.file_name().filter(|_| path.is_absolute());
-    name.map_or_else(
-        || word.to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
-}
-
-fn record(
-    task: &Task<'_>,
-    plan: &LaunchPlan,
-    measured: &Measured,
-    conservation: Option<Conservation>,
-    faults: Vec<String>,
-) -> Launch {
-    let executable = plan.executable.to_string_lossy().into_owned();
-    let words = std::iter::once(&executable).chain(&plan.args);
-    let command = words.map(|word| without_folder(word)).collect();
-    let environment: BTreeMap<_, _> = plan
-        .environment
-        .iter()
-        .map(|(name, value)| (name.clone(), without_password(name, value)))
-        .collect();
-    let arrival_rate_per_s: BTreeMap<Kind, f64> = task.cell.arrival_rate_per_s();
-    Launch {
-        ordinal: task.ordinal,
-        block: task.block,
-        cell: task.cell.name.clone(),
-        subject: task.name().to_owned(),
-        layout: task.cell.scenario.layout,
-        command,
-        environment,
-        ready_s: measured.ready_s,
-        stop_s: measured.stop_s,
-        window_s: measured.window_s,
-        arrival_rate_per_s,
-        poisson: task.cell.poisson(),
-        operations: measured.load.operations.clone(),
-        resources: measured.resources.clone(),
-        drain: measured.drain.clone(),
-        conservation,
-        generator: measured.load.generator.clone(),
-        host: measured.host.clone(),
-        sampler_ratio: measured.sampler_ratio,
-        faults,
-    }
 }

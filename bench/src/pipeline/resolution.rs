@@ -2,6 +2,7 @@
 //! `broker → build → calibration → (launch under every name)* → report`.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use super::measurement::{self, Bench, Sampling, Task};
 use super::plan::{self, Slot};
 use super::progress::Progress;
 use super::{
-    RunEnd, RunError, RunReport, Visit, build, pin_broker, read_run, start_device, write_report,
+    RunEnd, RunError, RunReport, Visit, build, pin_broker, read_last, read_run, start_device,
+    write_report,
 };
 use crate::analyse::LaunchData;
 use crate::analyse::gates::{self, Standing};
@@ -162,6 +164,8 @@ pub(super) fn measure(
             run: &run,
             seed,
             interrupt,
+            // One more for the calibration.
+            progress: Rc::new(Progress::new(turns.len() + 1)),
         },
         cells: &cells,
         ordinal: 0,
@@ -290,7 +294,7 @@ impl Series<'_> {
             log::warn!("{noise}; launches that it disturbs will say so");
         }
         let slowed = variants.iter().position(|it| *it == Variant::Slowed);
-        let progress = Progress::new(turns.len() + usize::from(slowed.is_some()));
+        let progress = Rc::clone(&self.bench.progress);
         if let Some(place) = slowed {
             let us_per_s = self.calibrate(&built[0], &progress)?;
             handicap(&mut built[place], us_per_s)?;
@@ -361,15 +365,9 @@ impl Series<'_> {
         for fault in &faults {
             progress.warn(&format!("{} {}: {fault}", task.cell.name, task.name()));
         }
-        let dirs = self.bench.run.launch_dirs()?;
-        let dir = dirs.last().expect("the launch was just written");
-        let data = LaunchData {
-            launch: dir.launch()?,
-            histograms: dir.histograms()?,
-            samples: dir.samples()?,
-        };
+        let data = read_last(self.bench.run)?;
         let cores = u32::try_from(host::cores()).unwrap_or(u32::MAX);
-        let standing = gates::standing(&gates::judge(&data, cores));
+        let standing = gates::standing(&gates::judge(&data, cores, None));
         Ok((data, standing))
     }
 }

@@ -102,7 +102,7 @@ impl Cell {
 pub fn document(run: &RunData, summary: &Summary) -> Document {
     let palette = Palette::of(run);
     let mut blocks = demands(summary);
-    let mut blocks = capacity::section(summary, &palette);
+    blocks.extend(capacity::section(summary, &palette));
     blocks.extend(scenarios(run, summary, &palette));
     blocks.extend(validity_section(run, summary));
     blocks.extend(provenance(run));

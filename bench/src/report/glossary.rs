@@ -8,7 +8,7 @@ pub fn terms() -> Vec<(String, String)> {
         .collect()
 }
 
-const TERMS: [(&str, &str); 22] = [
+const TERMS: [(&str, &str); 24] = [
     (
         "subject",
         "one service under test; here one per concurrency model.",

@@ -123,6 +123,9 @@ fn every_objective_stands_with_its_figure_threshold_and_verdict() {
     assert!(lines.contains("idle:rest.p99=1s: not held"), "{lines}");
     for text in texts {
         assert!(text.contains("Objectives") && text.contains("no figure"));
+    }
+}
+
 /// A run with a search, in which the rungs of one scenario are a ladder.
 fn searched(ladder: Ladder) -> RunData {
     let mut run = synthetic::run(3);
@@ -191,6 +194,9 @@ fn where_the_threads_ran_stands_in_the_report() {
         .iter_mut()
         .for_each(|data| data.launch.pinning = None);
     assert!(render(&run).1.iter().all(|text| !text.contains(heading)));
+}
+
+#[test]
 fn a_run_that_only_searched_answers_with_capacities() {
     let mut run = searched(Ladder::Connections);
     run.launches.retain(|data| data.launch.ordinal >= 900);

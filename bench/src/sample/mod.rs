@@ -5,9 +5,8 @@ mod process_tree;
 mod progress;
 mod shown;
 
-pub use process_tree::{Family, ProcessTree, descendants, members};
 pub use metered::Metered;
-pub use process_tree::{Family, ProcessTree, members};
+pub use process_tree::{Family, ProcessTree, descendants, members};
 pub use progress::{Progress, drain, read_metric, watch_drain};
 pub use shown::Shown;
 

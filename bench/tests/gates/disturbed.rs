@@ -190,7 +190,7 @@ fn a_subject_that_changes_its_own_affinity_after_the_start_is_found_out() {
     }
     let data = placed(&first, &look());
     assert!(failed(&data).contains(&"pinning".to_owned()));
-    let gates = threeways::analyse::gates::judge(&data, 2);
+    let gates = threeways::analyse::gates::judge(&data, 2, None);
     let gate = gates.iter().find(|gate| gate.name == "pinning");
     assert!(gate.is_some_and(|gate| gate.blames_subject), "{gate:?}");
 }

@@ -46,7 +46,7 @@ fn launch(rate_per_s: f64, response_ns: u64) -> LaunchData {
 }
 
 fn judged(data: &LaunchData) -> Probe {
-    Probe::of(data, &gates::judge(data, 2), &facts())
+    Probe::of(data, &gates::judge(data, 2, None), &facts())
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn too_few_operations_never_hold() {
 
 #[test]
 fn every_named_gate_exists() {
-    let gates = gates::judge(&launch(1_000.0, 2_000_000), 2);
+    let gates = gates::judge(&launch(1_000.0, 2_000_000), 2, None);
     for name in OF_SUBJECT.iter().chain(&OF_GENERATOR) {
         assert!(gates.iter().any(|gate| gate.name.contains(name)), "{name}");
     }

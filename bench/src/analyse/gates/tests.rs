@@ -256,6 +256,8 @@ fn each_count_of_the_schedule_and_of_the_broker_has_its_gate() {
         });
     });
     assert_eq!(failed, ["REST timed out"]);
+}
+
 fn pinning(data: &mut LaunchData) -> &mut Pinning {
     data.launch.pinning.as_mut().expect("it was read")
 }

@@ -14,6 +14,16 @@ fn without_password(name: &str, value: &str) -> String {
     }
 }
 
+/// The name of a file without the machine's path to it; anything else as it is.
+fn without_folder(word: &str) -> String {
+    let path = std::path::Path::new(word);
+    let name = path.file_name().filter(|_| path.is_absolute());
+    name.map_or_else(
+        || word.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
 pub(super) fn record(
     task: &Task<'_>,
     plan: &LaunchPlan,
@@ -21,9 +31,9 @@ pub(super) fn record(
     conservation: Option<Conservation>,
     faults: Vec<String>,
 ) -> Launch {
-    let executable = plan.executable.file_name().unwrap_or_default();
-    let mut command = vec![executable.to_string_lossy().into_owned()];
-    command.extend(plan.args.clone());
+    let executable = plan.executable.to_string_lossy().into_owned();
+    let words = std::iter::once(&executable).chain(&plan.args);
+    let command = words.map(|word| without_folder(word)).collect();
     let environment: BTreeMap<_, _> = plan
         .environment
         .iter()
@@ -42,6 +52,7 @@ pub(super) fn record(
         stop_s: measured.stop_s,
         window_s: measured.window_s,
         arrival_rate_per_s,
+        poisson: task.cell.poisson(),
         operations: measured.load.operations.clone(),
         resources: measured.resources.clone(),
         drain: measured.drain.clone(),
@@ -49,6 +60,7 @@ pub(super) fn record(
         generator: measured.load.generator.clone(),
         host: measured.host.clone(),
         pinning: measured.pinning.clone(),
+        sampler_ratio: measured.sampler_ratio,
         faults,
     }
 }

@@ -25,6 +25,7 @@ fn trial() -> Calibration {
         blind_p99_ns: Some(5.04e6),
         theory_mean_ns: None,
         send_lag_p99_ns: 2_000.0,
+        held_ratio: 0.0,
         curve: (0..=30).map(point).collect(),
         host: HostDuring::default(),
         faults: vec![],

@@ -1,8 +1,8 @@
 //! The figures: every one names its layout, every subject has the colour of its model.
 
 pub mod axis;
-pub mod ladder;
 pub mod calibration;
+pub mod ladder;
 pub mod memory;
 pub mod probes;
 pub mod quantiles;
