@@ -42,8 +42,8 @@ pub struct RunData {
 pub struct LaunchData {
     /// Counts and facts.
     pub launch: Launch,
-    /// Times in ns by tag: `rest.response`, `rest.service`, `rest.send_lag`, the same with
-    /// `amqp`, and `amqp.confirm`.
+    /// Times in ns by tag: `rest.response`, `rest.service`, `rest.send_lag`, `rest.send_gap`,
+    /// the same with `amqp`, and `amqp.confirm`.
     pub histograms: BTreeMap<String, Histogram<u64>>,
     /// The course of `*.response` and `*.send_lag` over the window, as far as it was kept.
     pub slices: BTreeMap<String, Vec<Slice>>,

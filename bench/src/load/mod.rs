@@ -3,9 +3,11 @@
 //! The schedule is fixed before the run and never looks at an answer (open loop), so that a slow
 //! subject cannot slow its own load down and hide that it is slow (coordinated omission).
 //!
-//! Four times are kept per kind:
+//! Five times are kept per kind:
 //! * `send_lag`: intended instant to the instant at which the loop got to it; the generator's own
 //!   lateness, and nothing else. The gate on the generator rests on it.
+//! * `send_gap`: from the one such instant to the next; whether the sends were the process that they
+//!   should be.
 //! * `connection_wait` (REST): loop-ready to the first byte; above zero when every connection was
 //!   busy. That wait is the subject's doing, so it is part of the response time and not of the lag.
 //! * `service`: first byte to complete answer.
@@ -15,6 +17,7 @@
 //! (`SO_TIMESTAMPNS`), and not when the loop got to read it: how soon this thread is woken is no
 //! property of the subject. Of several AMQP frames that are read at once, all bear the stamp of the
 //! last.
+//! `send_lag` and `response` are kept for twenty equal parts of the window, so that their course is seen.
 
 mod alarm;
 mod amqp;

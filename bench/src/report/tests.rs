@@ -232,4 +232,51 @@ fn ladders_have_a_table_and_figures() {
         assert!(texts.iter().all(|text| text.contains(head)), "{head}");
         assert!(texts[1].contains(axis), "{axis}");
     }
+fn a_subject_without_a_steady_state_stands_there_without_a_number() {
+    let mut run = synthetic::run(3);
+    let here = |it: &&mut crate::analyse::LaunchData| {
+        it.launch.subject == "async" && it.launch.cell == "steady-mixed"
+    };
+    for data in run.launches.iter_mut().filter(here).take(2) {
+        let slices = data.slices.get_mut("rest.response").expect("kept");
+        for (slice, factor) in slices.iter_mut().zip(10..) {
+            slice.median_ns *= factor;
+        }
+    }
+    for text in render(&run).1 {
+        assert!(text.contains("no steady state in 2 launches"));
+    }
+}
+
+#[test]
+fn a_noise_floor_is_drawn_as_a_band_with_a_legend_and_only_where_there_is_one() {
+    let run = synthetic::run(3);
+    let mut summary = analyse(&run);
+    let page = |summary: &Summary| exporters()[1].render(&run, summary);
+    assert!(!page(&summary).contains("class=\"floor\""));
+    let cell = summary
+        .cells
+        .iter_mut()
+        .find(|cell| cell.facts.cell == "steady-mixed");
+    let pss = cell.expect("the run has it").metrics.iter_mut();
+    let pss = pss
+        .into_iter()
+        .find(|it| it.metric == crate::analyse::metric::Metric::Pss);
+    let pss = pss.expect("metric");
+    pss.floor = pss.ratio("async", "multi-thread");
+    let page = page(&summary);
+    // The legend's sample and the band itself.
+    assert_eq!(page.matches("class=\"floor\"").count(), 2);
+    assert!(page.contains("Grey band: the noise floor around the best median"));
+}
+
+#[test]
+fn the_ceiling_of_the_generator_and_the_adjusted_p_values_are_printed() {
+    let mut run = synthetic::run(3);
+    for text in render(&run).1 {
+        assert!(text.contains("30,000 REST requests/s (isolated)"));
+        assert!(text.contains("; p < 0.001") || text.contains("; p 0.0"));
+    }
+    run.manifest.ceiling_per_s.clear();
+    assert!(render(&run).1[1].contains("not measured"));
 }
