@@ -222,13 +222,15 @@ fn node_below(root: &std::path::Path) -> Option<Vec<u32>> {
     Some(vec![pid("epmd")?, pid("server")?])
 }
 
-/// A program that does not outlive its test.
-struct Ended(std::process::Child);
+/// A program that does not outlive its test, nor does the node of its workspace.
+struct Ended(std::process::Child, PathBuf);
 
 impl Drop for Ended {
     fn drop(&mut self) {
         // Fails if it has ended, which is what is wanted.
         let _ = self.0.kill();
+        let _ = self.0.wait();
+        broker::down(&self.1).expect("there is no container");
     }
 }
 
@@ -260,7 +262,7 @@ fn a_second_interrupt_ends_the_program_and_its_node_at_once() {
         .env_remove("AMQP_URL")
         .stderr(std::process::Stdio::null())
         .spawn();
-    let mut program = Ended(program.expect("the binary was built"));
+    let mut program = Ended(program.expect("the binary was built"), root.clone());
     let since = Instant::now();
     let pids = loop {
         if let Some(pids) = node_below(&root) {

@@ -1,6 +1,8 @@
 //! Gates that fire because of what really happened: an overloaded generator, a frozen server, a
 //! liar, a noisy neighbour. What the numbers mean is tested where the gates are.
 
+#[path = "gates/accounts.rs"]
+mod accounts;
 #[path = "gates/disturbed.rs"]
 mod disturbed;
 

@@ -58,13 +58,18 @@ impl<'a> Edges<'a> {
         host::instrument_cpu(self.layout).map(|cpu| vec![cpu])
     }
 
+    /// The broker is kept off the subject's core where the subject has one of its own.
+    fn broker_cpus(&self) -> Option<Vec<usize>> {
+        self.instrument()
+            .filter(|_| self.layout == Layout::Isolated)
+    }
+
     /// Where subject and broker are now.
     pub(super) fn look(&self) -> Places {
         let subject = threads(&members(self.root));
         Places {
             subject: Look::at(&subject, host::subject_cpus(self.layout).as_deref()),
-            // It was pinned once, if any cell of the run wants it.
-            broker: Look::at(&threads(self.broker), None),
+            broker: Look::at(&threads(self.broker), self.broker_cpus().as_deref()),
             generator: Look::default(),
         }
     }
@@ -117,7 +122,8 @@ impl<'a> Edges<'a> {
     /// Where the threads ran, without a generator.
     pub(super) fn pinning(&self, first: &Places, last: &Places) -> Pinning {
         let cpus = host::subject_cpus(self.layout);
-        let broker = first.broker.until(&last.broker, None);
+        let broker = self.broker_cpus();
+        let broker = first.broker.until(&last.broker, broker.as_deref());
         Pinning {
             subject: first.subject.until(&last.subject, cpus.as_deref()),
             generator: None,
