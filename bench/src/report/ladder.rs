@@ -43,12 +43,12 @@ pub fn blocks(summary: &Summary, palette: &Palette, cells: &[&CellSummary]) -> V
         Ladder::Connections => (
             format!("For each connection, {layout} layout"),
             slopes(summary, found),
-            &[Metric::Pss, Metric::Uss, Metric::Threads],
+            &[Metric::Pss, Metric::Uss],
         ),
         Ladder::InFlight => (
             format!("For each operation in flight, {layout} layout"),
             slopes(summary, found),
-            &[Metric::Pss, Metric::Uss, Metric::Threads],
+            &[Metric::Pss, Metric::Uss],
         ),
     };
     let figures = drawn
