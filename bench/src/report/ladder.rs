@@ -159,8 +159,13 @@ fn slope(slope: Option<&Slope>) -> Cell {
     Cell {
         small: slope.interval.map_or_else(
             || "one block".to_owned(),
-            |it| format!("{} to {}", setting(it.low), setting(it.high)),
+            |it| format!("{} to {}", signed(it.low), signed(it.high)),
         ),
-        ..Cell::new(number(slope.median))
+        ..Cell::new(signed(slope.median))
     }
+}
+
+/// A number that may be negative, with a true minus.
+fn signed(value: f64) -> String {
+    number(value).replace('-', "−")
 }
