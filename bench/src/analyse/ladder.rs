@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::LaunchData;
 use super::comparison::Judged;
 use super::gates::Standing;
 use super::statistics::{Interval, median, median_over_blocks, seed_for, theil_sen};
-use crate::record::{CellFacts, Kind, Ladder, Launch, Layout, Manifest, Resources};
+use crate::record::{CellFacts, Kind, Ladder, Launch, Layout, Manifest, Sample};
+
+/// Share of the window whose samples count.
+const INNER_SHARE: f64 = 0.99;
 
 /// One ladder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,13 +67,23 @@ impl Size {
     /// Every size in the order of the tables.
     pub const ALL: [Size; 4] = [Size::Pss, Size::Uss, Size::PageTables, Size::Threads];
 
-    fn read(self, resources: &Resources) -> f64 {
+    fn of(self, sample: &Sample) -> f64 {
         match self {
-            Size::Pss => resources.pss_bytes as f64,
-            Size::Uss => resources.uss_bytes as f64,
-            Size::PageTables => resources.page_table_bytes as f64,
-            Size::Threads => f64::from(resources.threads),
+            Size::Pss => sample.pss_bytes as f64,
+            Size::Uss => sample.uss_bytes as f64,
+            Size::PageTables => sample.page_table_bytes as f64,
+            Size::Threads => f64::from(sample.threads),
         }
+    }
+
+    /// Median over the samples within the window.
+    ///
+    /// Not those at its end: the generator closes its connections then, and a look at thousands of
+    /// threads takes long enough to come behind that.
+    fn read(self, data: &LaunchData) -> Option<f64> {
+        let end_ms = data.samples.first()?.t_ms + INNER_SHARE * data.launch.window_s * 1e3;
+        let inner = data.samples.iter().filter(|it| it.t_ms <= end_ms);
+        median(&mut inner.map(|it| self.of(it)).collect::<Vec<_>>())
     }
 }
 
@@ -93,10 +107,10 @@ impl LadderSummary {
             .filter(|cell| cell.scenario == scenario)
             .collect();
         // A noisy host makes a subject slow, but not its memory grow.
-        let usable: Vec<&Launch> = launches
+        let usable: Vec<&LaunchData> = launches
             .iter()
             .filter(|(judged, _)| judged.standing != Standing::Invalid)
-            .map(|(_, data)| &data.launch)
+            .map(|(_, data)| *data)
             .collect();
         let rungs = cells.iter().filter_map(|cell| rung(cell, ladder, &usable));
         let slopes = Size::ALL.into_iter().filter(|_| ladder != Ladder::Rate);
@@ -128,8 +142,9 @@ fn place(cell: &CellFacts, ladder: Ladder, launch: &Launch) -> Option<f64> {
     }
 }
 
-fn rung(cell: &CellFacts, ladder: Ladder, launches: &[&Launch]) -> Option<Rung> {
-    let own = launches.iter().filter(|launch| launch.cell == cell.cell);
+fn rung(cell: &CellFacts, ladder: Ladder, launches: &[&LaunchData]) -> Option<Rung> {
+    let own = launches.iter().map(|data| &data.launch);
+    let own = own.filter(|launch| launch.cell == cell.cell);
     let mut places: Vec<f64> = own
         .filter_map(|launch| place(cell, ladder, launch))
         .collect();
@@ -143,16 +158,17 @@ fn rung(cell: &CellFacts, ladder: Ladder, launches: &[&Launch]) -> Option<Rung> 
 fn points(
     cells: &[&CellFacts],
     ladder: Ladder,
-    launches: &[&Launch],
+    launches: &[&LaunchData],
     subject: &str,
     size: Size,
 ) -> BTreeMap<u32, Vec<(f64, f64)>> {
     let mut points: BTreeMap<u32, Vec<(f64, f64)>> = BTreeMap::new();
-    for launch in launches.iter().filter(|launch| launch.subject == subject) {
+    for data in launches.iter().filter(|it| it.launch.subject == subject) {
+        let launch = &data.launch;
         let cell = cells.iter().find(|cell| cell.cell == launch.cell);
-        if let Some(place) = cell.and_then(|cell| place(cell, ladder, launch)) {
-            let of_block = points.entry(launch.block).or_default();
-            of_block.push((place, size.read(&launch.resources)));
+        let place = cell.and_then(|cell| place(cell, ladder, launch));
+        if let Some(point) = place.zip(size.read(data)) {
+            points.entry(launch.block).or_default().push(point);
         }
     }
     points
@@ -177,7 +193,7 @@ impl Slope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::analyse::{LaunchData, RunData, analyse, synthetic};
+    use crate::analyse::{RunData, analyse, synthetic};
 
     /// The cells of `io-wait` as rungs of 16, 256 and 1,024 connections, with that many bytes for
     /// each connection of the first, second and third subject.
@@ -197,8 +213,15 @@ mod tests {
             let connections = cell.connections.expect("set above") as u64;
             let subject = names.iter().position(|name| *name == launch.subject);
             let each = bytes[subject.expect("a subject")] + u64::from(launch.block);
-            launch.resources.pss_bytes = 4_000_000 + each * connections;
-            launch.resources.threads = 3;
+            for sample in &mut data.samples {
+                sample.pss_bytes = 4_000_000 + each * connections;
+                sample.threads = 3;
+            }
+            // One look within the window, and one behind its end, when the connections are closed.
+            let mut late = *data.samples.last().expect("samples");
+            (late.pss_bytes, late.threads) = (4_000_000, 1);
+            data.samples.truncate(1);
+            data.samples.push(late);
             if ladder == Ladder::InFlight {
                 put_in_flight(data, connections as f64 / 4.0);
             }
@@ -259,7 +282,7 @@ mod tests {
             data.launch.subject == "async" && data.launch.cell.starts_with("io-wait")
         });
         let bad = own.next().expect("a launch");
-        bad.launch.resources.pss_bytes = 1;
+        bad.samples.iter_mut().for_each(|it| it.pss_bytes = 1);
         bad.launch.faults = vec!["died".into()];
         own.next().expect("a launch").launch.host.steal_ratio = 0.5;
         let found = ladder(&run);

@@ -1,5 +1,5 @@
 //! The order of a search for capacities:
-//! `broker → build → ceiling → quiet → (probe → judge)* → (rung of the cost ladder)* → report`.
+//! `broker → build → quiet → ceiling → (probe → judge)* → (rung of the cost ladder)* → report`.
 //!
 //! A probe is a fresh launch with one window. One launch with a window for each rate would be
 //! quicker, but what an overload leaves behind (grown pools, full queues, a fragmented heap) would
@@ -103,7 +103,6 @@ pub fn capacity(
     let mut manifest = plan::manifest(&profile, seed, &root, &[], &built, &[]);
     manifest.run_id = format!("{}-{SCENARIO}", manifest.run_id);
     manifest.broker = broker.facts.clone();
-    manifest.search = Some(search_facts(options, &cell, interrupt)?);
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
@@ -142,22 +141,23 @@ fn base_cell(options: &CapacityOptions, root: &Path) -> Result<Cell, RunError> {
     Ok(scenario.cells(options.profile).remove(0))
 }
 
+/// What the search asks, with the ceiling that limits it; `None` after Ctrl-C.
 fn search_facts(
     options: &CapacityOptions,
     cell: &Cell,
     interrupt: &AtomicBool,
-) -> Result<SearchFacts, RunError> {
+) -> Result<Option<SearchFacts>, RunError> {
     let (layout, connections) = (cell.scenario.layout, cell.scenario.connections);
     let ceiling = calibrate::ceiling(layout, connections, CEILING_WINDOW, interrupt)
         .map_err(cannot_calibrate)?;
     if interrupt.load(Ordering::Relaxed) {
-        return Err(RunError::Interrupted);
+        return Ok(None);
     }
     if ceiling.rate_per_s <= 0.0 {
         let nothing = std::io::Error::other("the null server answered nothing");
         return Err(RunError::Machine(NO_CEILING.into(), nothing));
     }
-    Ok(SearchFacts {
+    Ok(Some(SearchFacts {
         scenario: SCENARIO.into(),
         question: format!(
             "At how many requests per second (latest values, {connections} connections) are responses still in time?"
@@ -171,7 +171,7 @@ fn search_facts(
         most_per_s: ceiling.rate_per_s * CEILING_SHARE,
         ceiling_per_s: ceiling.rate_per_s,
         confirmations: CONFIRMATIONS,
-    })
+    }))
 }
 
 fn cannot_calibrate(error: CalibrateError) -> RunError {
@@ -185,6 +185,12 @@ fn measure(
     manifest: &mut Manifest,
 ) -> Result<(), RunError> {
     await_quiet(bench);
+    manifest.search = search_facts(options, cell, bench.interrupt)?;
+    bench.run.write_manifest(manifest)?;
+    if manifest.search.is_none() {
+        manifest.interrupted = true;
+        return Ok(());
+    }
     let made = search_all(bench, (cell, built), manifest)?;
     if options.search_only || manifest.interrupted {
         return Ok(());

@@ -278,8 +278,15 @@ fn trust(summary: &Summary) -> String {
     if validity.made < validity.planned {
         parts.push(format!("{} planned", validity.planned));
     }
+    if validity.probes > 0 {
+        parts.push(format!(
+            "{} probes of the search are judged apart",
+            validity.probes
+        ));
+    }
     let blocks = blocks(summary);
-    if blocks < BLOCKS_TO_TRUST {
+    let has_only_searched = validity.probes > 0 && validity.planned == 0;
+    if blocks < BLOCKS_TO_TRUST && !has_only_searched {
         parts.push(format!(
             "{blocks} blocks are few, so that only large differences can show"
         ));

@@ -43,12 +43,12 @@ pub fn blocks(summary: &Summary, palette: &Palette, cells: &[&CellSummary]) -> V
         Ladder::Connections => (
             format!("For each connection, {layout} layout"),
             slopes(summary, found),
-            &[Metric::Pss, Metric::Uss, Metric::Threads],
+            &[Metric::Pss, Metric::Uss],
         ),
         Ladder::InFlight => (
             format!("For each operation in flight, {layout} layout"),
             slopes(summary, found),
-            &[Metric::Pss, Metric::Uss, Metric::Threads],
+            &[Metric::Pss, Metric::Uss],
         ),
     };
     let figures = drawn
@@ -159,8 +159,13 @@ fn slope(slope: Option<&Slope>) -> Cell {
     Cell {
         small: slope.interval.map_or_else(
             || "one block".to_owned(),
-            |it| format!("{} to {}", setting(it.low), setting(it.high)),
+            |it| format!("{} to {}", signed(it.low), signed(it.high)),
         ),
-        ..Cell::new(number(slope.median))
+        ..Cell::new(signed(slope.median))
     }
+}
+
+/// A number that may be negative, with a true minus.
+fn signed(value: f64) -> String {
+    number(value).replace('-', "−")
 }

@@ -207,6 +207,11 @@ fn a_run_that_only_searched_answers_with_capacities() {
                     multi-process at a rate not yet known and multi-thread at a rate not yet known.";
     assert_eq!(first, expected);
     assert!(trust.contains("and the isolated layout"), "{trust}");
+    assert!(
+        trust.contains("2 probes of the search are judged apart")
+            && !trust.contains("blocks are few"),
+        "{trust}"
+    );
 }
 
 #[test]

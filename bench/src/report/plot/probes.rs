@@ -66,7 +66,7 @@ fn draw(
         let class = palette.class(&capacity.subject);
         if let Some(rate) = capacity.rate_per_s {
             svg.line(
-                &format!("thin {class}"),
+                &format!("thin alone {class}"),
                 (x.at(rate), top),
                 (x.at(rate), bottom),
             );
