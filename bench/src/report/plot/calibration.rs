@@ -21,16 +21,20 @@ const ROW: f64 = 40.0;
 /// below a microsecond matters.
 const SMALLEST_US: f64 = 1.0;
 
-/// A line of a figure: its class, its name, and its value in ns.
+/// A line of a figure: its class, its name, and its value in the unit of the axis.
 type Line = (&'static str, &'static str, fn(&Point) -> f64);
 
 /// The response times; the truth last, so that it lies on top.
 const RESPONSES: [Line; 2] = [
-    ("median async", "observed", |it| it.observed_ns),
-    ("asked", "expected", |it| it.expected_ns),
+    ("median async", "observed", |it| {
+        milliseconds(it.observed_ns)
+    }),
+    ("asked", "expected", |it| milliseconds(it.expected_ns)),
 ];
 /// The generator's own lateness.
-const LAG: [Line; 1] = [("median process", "send lag", |it| it.send_lag_ns)];
+const LAG: [Line; 1] = [("median process", "send lag", |it| {
+    microseconds(it.send_lag_ns)
+})];
 
 /// The response times of a trial beside what must come out, and the send lag beneath; `None` if there
 /// is no such curve.
@@ -49,7 +53,7 @@ pub fn trial(calibration: &Calibration) -> Option<Figure> {
         &x,
         &RESPONSES,
         (top, middle),
-        "response [µs]",
+        "response [ms]",
     );
     lines(
         &mut svg,
@@ -91,17 +95,19 @@ fn lines(
     let values = lines
         .iter()
         .flat_map(|(_, _, value)| curve.iter().map(value));
-    let (low, high) = values
-        .map(microseconds)
-        .fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
-            (low.min(value), high.max(value))
-        });
+    let (low, high) = values.fold((f64::INFINITY, 0.0_f64), |(low, high), value| {
+        (low.min(value), high.max(value))
+    });
     let y = Scale::logarithmic((low, high), (bottom, top));
     axis::vertical(svg, &y, (LEFT, RIGHT), title);
     for (class, _, value) in lines {
-        let place = |point: &Point| (x.at(point.decades), y.at(microseconds(value(point))));
+        let place = |point: &Point| (x.at(point.decades), y.at(value(point)));
         svg.path(class, &curve.iter().map(place).collect::<Vec<_>>());
     }
+}
+
+fn milliseconds(ns: f64) -> f64 {
+    microseconds(ns) / 1e3
 }
 
 fn microseconds(ns: f64) -> f64 {
