@@ -449,16 +449,6 @@ fn without_password(name: &str, value: &str) -> String {
     }
 }
 
-/// The name of a file without the machine's path to it; anything else as it is.
-fn without_folder(word: &str) -> String {
-    let path = std::path::Path::new(word);
-    let name = path.file_name().filter(|_| path.is_absolute());
-    name.map_or_else(
-        || word.to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
-}
-
 fn record(
     task: &Task<'_>,
     plan: &LaunchPlan,
@@ -466,9 +456,6 @@ fn record(
     conservation: Option<Conservation>,
     faults: Vec<String>,
 ) -> Launch {
-    let executable = plan.executable.to_string_lossy().into_owned();
-    let words = std::iter::once(&executable).chain(&plan.args);
-    let command = words.map(|word| without_folder(word)).collect();
     let environment: BTreeMap<_, _> = plan
         .environment
         .iter()
@@ -481,7 +468,7 @@ fn record(
         cell: task.cell.name.clone(),
         subject: task.name().to_owned(),
         layout: task.cell.scenario.layout,
-        command,
+        command: plan.command(),
         environment,
         ready_s: measured.ready_s,
         stop_s: measured.stop_s,
