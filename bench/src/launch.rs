@@ -45,6 +45,26 @@ pub struct LaunchPlan {
     pub ready_within: Duration,
 }
 
+impl LaunchPlan {
+    /// The command line without the machine's paths: of a file named by its whole path the name alone.
+    #[must_use]
+    pub fn command(&self) -> Vec<String> {
+        let executable = self.executable.to_string_lossy();
+        let args = self.args.iter().map(String::as_str);
+        let words = std::iter::once(executable.as_ref()).chain(args);
+        words.map(without_folder).collect()
+    }
+}
+
+fn without_folder(word: &str) -> String {
+    let path = Path::new(word);
+    let name = path.file_name().filter(|_| path.is_absolute());
+    name.map_or_else(
+        || word.to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
 /// Why a subject did not come up or did not stay up.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {

@@ -275,7 +275,7 @@ impl Resolution {
             }
             Question::SamplerSways => {
                 let unsampled = self.unsampled.as_ref();
-                unsampled.is_some_and(|it| it.swayed.is_empty() && !it.ratios.is_empty())
+                unsampled.is_some_and(Unsampled::is_undisturbed)
             }
             Question::SamplerCost => self.sampler.is_some_and(|it| it.median <= MOST_SAMPLER),
         }
@@ -288,6 +288,17 @@ impl Planted {
     pub fn is_as_asked(&self) -> bool {
         let near = |it: RatioEstimate| (it.ratio - self.asked_ratio).abs() <= PLANTED_SLACK;
         self.measured.is_some_and(near)
+    }
+}
+
+impl Unsampled {
+    /// Whether no figure is told apart, and CPU per operation is shown to be equal: a wide interval alone
+    /// would prove nothing.
+    #[must_use]
+    pub fn is_undisturbed(&self) -> bool {
+        let mut ratios = self.ratios.iter();
+        let cpu = ratios.find(|(metric, _)| *metric == Metric::CpuPerOperation);
+        self.swayed.is_empty() && cpu.is_some_and(|(_, ratio)| ratio.is_equivalent())
     }
 }
 

@@ -23,6 +23,8 @@ use crate::record::Layout;
     after_help = "Exit codes: 0 done (the report says which launches are \
 valid); 1 a subject gave wrong answers, lost messages, died or failed a case, an objective of --slo was not held, a comparison found \
 something worse, or the doctor found the instrument wrong; 2 usage or configuration; 3 no broker, build or folder; \
+valid); 1 a subject gave wrong answers, lost messages, died or failed a case, a comparison found \
+something worse, the doctor found the instrument wrong, or `resolve` missed a target; 2 usage or configuration; 3 no broker, build or folder; \
 130 interrupted."
 )]
 pub(super) struct Cli {
@@ -227,7 +229,7 @@ pub(super) struct DoctorArgs {
 #[command(
     after_help = "Each block launches the subject four times in a shuffled order: as it is, as its own twin, \
 with 5 % more CPU per operation, and with the sampler at rest. \
-20 blocks with windows of 3 s take about eight minutes. Exit codes: 0 every target is held; 1 one is missed."
+20 blocks with windows of 3 s take about ten minutes. Exit codes: 0 every target is held; 1 one is missed."
 )]
 pub(super) struct ResolveArgs {
     /// Subject to launch under all names.

@@ -85,3 +85,15 @@ fn a_death_in_mid_run_is_told() {
     assert!(stopped.faults[0].contains("died in mid-run"), "{stopped:?}");
     assert!(stopped.faults[0].contains("aua"), "{stopped:?}");
 }
+
+#[test]
+fn the_command_line_names_no_folder_of_the_machine() {
+    let mut plan = plan("exit 0", "command");
+    plan.executable = "/home/somebody/target/release/threeways".into();
+    let service = "/home/somebody/target/release/service-async";
+    plan.args = ["handicap", "--", service, "a/b"].map(String::from).into();
+    assert_eq!(
+        plan.command(),
+        ["threeways", "handicap", "--", "service-async", "a/b"]
+    );
+}

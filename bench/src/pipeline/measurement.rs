@@ -441,3 +441,46 @@ fn conservation(bench: &Bench<'_>, measured: &Measured) -> Result<Option<Conserv
         dead_lettered: bench.broker.depth(DEAD_LETTER_QUEUE)?.into(),
     }))
 }
+
+fn without_password(name: &str, value: &str) -> String {
+    match name {
+        "BC_AMQP_URL" => redact(value),
+        _ => value.to_owned(),
+    }
+}
+
+fn record(
+    task: &Task<'_>,
+    plan: &LaunchPlan,
+    measured: &Measured,
+    conservation: Option<Conservation>,
+    faults: Vec<String>,
+) -> Launch {
+    let environment: BTreeMap<_, _> = plan
+        .environment
+        .iter()
+        .map(|(name, value)| (name.clone(), without_password(name, value)))
+        .collect();
+    let arrival_rate_per_s: BTreeMap<Kind, f64> = task.cell.arrival_rate_per_s();
+    Launch {
+        ordinal: task.ordinal,
+        block: task.block,
+        cell: task.cell.name.clone(),
+        subject: task.name().to_owned(),
+        layout: task.cell.scenario.layout,
+        command: plan.command(),
+        environment,
+        ready_s: measured.ready_s,
+        stop_s: measured.stop_s,
+        window_s: measured.window_s,
+        arrival_rate_per_s,
+        operations: measured.load.operations.clone(),
+        resources: measured.resources.clone(),
+        drain: measured.drain.clone(),
+        conservation,
+        generator: measured.load.generator.clone(),
+        host: measured.host.clone(),
+        sampler_ratio: measured.sampler_ratio,
+        faults,
+    }
+}

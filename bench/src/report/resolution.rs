@@ -1,7 +1,7 @@
 //! The report of a run that asks what can be told apart.
 
 use super::document::{Banner, Block, Cell, Document, Table, Tone};
-use super::format::{list, number, ratio, setting};
+use super::format::{equal, list, number, ratio, setting};
 use super::{html, markdown, tables};
 use crate::analyse::metric::Metric;
 use crate::analyse::resolution::{
@@ -49,14 +49,18 @@ pub fn text(resolution: Option<&Resolution>) -> String {
     let mut text = answer(resolution).join("\n");
     for target in resolution.targets() {
         let (name, value, limit) = words(resolution, target.question);
-        let held = held(target);
+        let held = held(resolution, target);
         text += &format!("\n  {held:<6} {name}: {value} (target: {limit})");
     }
     text + "\n"
 }
 
-fn held(target: Target) -> &'static str {
-    if target.held { "held" } else { "MISSED" }
+fn held(it: &Resolution, target: Target) -> String {
+    match target.held {
+        true => "held".to_owned(),
+        false if it.set < SET => format!("MISSED: {} good blocks", it.set),
+        false => "MISSED".to_owned(),
+    }
 }
 
 fn document(run: &RunData, summary: &Summary, it: &Resolution) -> Document {
@@ -110,8 +114,8 @@ fn blocks(run: &RunData, summary: &Summary, it: &Resolution) -> Vec<Block> {
 
 /// How to read the sampler's table.
 const SAMPLER: &str = "The same subject was launched with the sampler at rest between the edges of the window, \
-where it must look to know the CPU. A ratio above 1 would mean that the sampler makes the subject look better \
-than it is. PSS has no row: two samples are not the median of many.";
+where it must look to know the CPU. A ratio below 1 would mean that the sampler costs the subject something; \
+the target also wants CPU per operation to be shown equal within 5 %, since a wide interval proves nothing. PSS has no row: two samples are not the median of many.";
 
 /// How to read the noise of every figure.
 pub(super) fn explanation(it: &Resolution) -> String {
@@ -230,7 +234,7 @@ fn targets(it: &Resolution) -> Table {
             Cell::new(limit),
             Cell {
                 tone,
-                ..Cell::new(held(target))
+                ..Cell::new(held(it, target))
             },
         ]
     };
@@ -288,7 +292,7 @@ fn words(it: &Resolution, question: Question) -> (String, String, String) {
             it.unsampled
                 .as_ref()
                 .map_or_else(none, |it| names(&it.swayed)),
-            "none".to_owned(),
+            format!("none, and CPU {}", equal()),
         ),
         Question::SamplerCost => (
             "CPU of the sampler".to_owned(),

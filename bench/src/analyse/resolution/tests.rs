@@ -57,6 +57,7 @@ fn an_instrument_that_sees_only_noise_does_not_find_the_slow_down() {
     let planted = found.planted.as_ref().expect("it was launched");
     assert!(planted.found.ratio() < LEAST_FOUND, "{planted:?}");
     assert!(missed(&found).contains(&Question::PlantedFound));
+    assert!(missed(&found).contains(&Question::SamplerSways));
     assert!(found.false_positives().ratio() <= MOST_FALSE_POSITIVES);
 }
 
