@@ -12,7 +12,7 @@ use super::statistics::median;
 use crate::record::{CellFacts, Manifest};
 
 /// Names on the command line.
-const NAMES: [(&str, Metric); 21] = [
+const NAMES: [(&str, Metric); 23] = [
     ("rest.p50", Metric::RestP50),
     ("rest.p95", Metric::RestP95),
     ("rest.p99", Metric::RestP99),
@@ -20,6 +20,8 @@ const NAMES: [(&str, Metric); 21] = [
     ("amqp.p95", Metric::AmqpP95),
     ("amqp.p99", Metric::AmqpP99),
     ("cpu_per_op", Metric::CpuPerOperation),
+    ("user_per_op", Metric::UserPerOperation),
+    ("system_per_op", Metric::SystemPerOperation),
     ("cpu_per_message", Metric::CpuPerMessage),
     ("cpu_per_s", Metric::CpuPerSecond),
     ("pss", Metric::Pss),

@@ -237,6 +237,9 @@ fn ladders_have_a_table_and_figures() {
         assert!(texts.iter().all(|text| text.contains(head)), "{head}");
         assert!(texts[1].contains(axis), "{axis}");
     }
+}
+
+#[test]
 fn a_subject_without_a_steady_state_stands_there_without_a_number() {
     let mut run = synthetic::run(3);
     let here = |it: &&mut crate::analyse::LaunchData| {

@@ -52,7 +52,7 @@ fn difference(broker: &Broker, acked: u64) -> (f64, bool) {
         still_queued: depth(INGEST_QUEUE),
         dead_lettered: depth(DEAD_LETTER_QUEUE),
     });
-    let gates = judge(&data, 2);
+    let gates = judge(&data, 2, None);
     let gate = gates
         .iter()
         .find(|it| it.name == "confirmed − accounted for");

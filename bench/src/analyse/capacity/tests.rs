@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::analyse::{RunData, analyse, gates, synthetic};
-use crate::record::{CellFacts, OperationCounts};
+use crate::record::{CellFacts, Layout, OperationCounts};
 
 fn facts() -> SearchFacts {
     SearchFacts {
@@ -123,6 +123,7 @@ fn searched(capacities: &[(&str, f64)]) -> RunData {
     run.manifest.cells.clear();
     run.manifest.order.clear();
     run.manifest.search = Some(facts());
+    run.manifest.ceiling_per_s = [(Layout::Isolated, 60_000.0)].into();
     for (subject, capacity) in capacities {
         let mut search = Bisection::new(&facts());
         while let Some(rate) = search.next_per_s() {

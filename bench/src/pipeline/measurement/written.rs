@@ -14,16 +14,6 @@ fn without_password(name: &str, value: &str) -> String {
     }
 }
 
-/// The name of a file without the machine's path to it; anything else as it is.
-fn without_folder(word: &str) -> String {
-    let path = std::path::Path::new(word);
-    let name = path.file_name().filter(|_| path.is_absolute());
-    name.map_or_else(
-        || word.to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
-}
-
 pub(super) fn record(
     task: &Task<'_>,
     plan: &LaunchPlan,
@@ -31,9 +21,6 @@ pub(super) fn record(
     conservation: Option<Conservation>,
     faults: Vec<String>,
 ) -> Launch {
-    let executable = plan.executable.to_string_lossy().into_owned();
-    let words = std::iter::once(&executable).chain(&plan.args);
-    let command = words.map(|word| without_folder(word)).collect();
     let environment: BTreeMap<_, _> = plan
         .environment
         .iter()
@@ -46,7 +33,7 @@ pub(super) fn record(
         cell: task.cell.name.clone(),
         subject: task.name().to_owned(),
         layout: task.cell.scenario.layout,
-        command,
+        command: plan.command(),
         environment,
         ready_s: measured.ready_s,
         stop_s: measured.stop_s,
