@@ -139,7 +139,7 @@ fn ending(capacity: &Capacity) -> String {
     match capacity.finding {
         Finding::Found => "a higher rate failed".to_owned(),
         Finding::AtLeast(Obstacle::Generator) => {
-            "not measurable above: the generator may not be asked for more".to_owned()
+            "not measurable above: the generator was late, or may not be asked for more".to_owned()
         }
         Finding::AtLeast(Obstacle::Host) => {
             "not measurable above: the host was noisy whenever it failed".to_owned()
