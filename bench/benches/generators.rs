@@ -3,7 +3,8 @@
 //! Every contestant loads the same null server, which answers at once and has a core of its own;
 //! the contestants have the other core, take turns in every round, and use 64 connections.
 //! Closed loop: requests per second. Open loop at 5,000 per second, for those that can hold a rate:
-//! CPU per request, polling included, and the share of the rate that was achieved.
+//! CPU per request, polling included, and the share of the rate that was achieved. Our own generator
+//! also at 10,000 and 100,000 per second: what it achieves and how late it and the answers are.
 //! Tools that are not installed are left out; `wrk` and `hey` are Debian packages, `oha` comes with
 //! `cargo install oha`, `autocannon` with `npm install -g autocannon`.
 //! `THREEWAYS_ROUNDS` sets the rounds (5), `THREEWAYS_WINDOW_S` the length of each load (3).
@@ -19,7 +20,7 @@ use anyhow::{Context, Result};
 use threeways::{
     calibrate::Cores,
     host,
-    load::{Arrival, Exchange, Generator, LoadPlan, RestPlan},
+    load::{Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan},
     record::{Kind, Layout},
     sample::ProcessTree,
     scenario::RestRequest,
@@ -34,6 +35,8 @@ use figures::{Figure, add, table};
 const CONNECTIONS: usize = 64;
 /// Rate of the open loop per second.
 const RATE_PER_S: f64 = 5_000.0;
+/// Rates per second at which only our own generator is tried.
+const HIGH_RATES_PER_S: [f64; 2] = [1e4, 1e5];
 /// Time between two looks at a tool's CPU.
 const LOOK: Duration = Duration::from_millis(10);
 /// Name of our own generator in the table, which the others are compared with.
@@ -87,6 +90,20 @@ struct Done {
     cpu_us: f64,
 }
 
+/// The metrics of our own generator at a high rate.
+const AT_HIGH_RATES: [[&str; 3]; 2] = [
+    [
+        "10,000/s, achieved/asked",
+        "10,000/s, send lag p99, µs",
+        "10,000/s, response p99, µs",
+    ],
+    [
+        "100,000/s, achieved/asked",
+        "100,000/s, send lag p99, µs",
+        "100,000/s, response p99, µs",
+    ],
+];
+
 fn main() -> Result<()> {
     let number = |name: &str, default: u64| match std::env::var(name) {
         Ok(text) => text
@@ -111,9 +128,34 @@ fn main() -> Result<()> {
                 }
             }
         }
+        try_high_rates(&mut figures, server.address(), window, cores)?;
     }
     server.stop()?;
     print!("{}", table(&figures));
+    Ok(())
+}
+
+/// Our own generator where no other tool keeps up.
+fn try_high_rates(
+    figures: &mut Vec<Figure>,
+    address: SocketAddr,
+    window: Duration,
+    cores: Cores,
+) -> Result<()> {
+    for (rate_per_s, [achieved, lag, response]) in HIGH_RATES_PER_S.into_iter().zip(AT_HIGH_RATES) {
+        let result = load(address, Some(rate_per_s), window, cores)?;
+        let counts = &result.operations[&Kind::Rest];
+        let p99_us = |tag: &str| result.histograms[tag].value_at_quantile(0.99) as f64 / 1e3;
+        add(
+            figures,
+            OWN,
+            "",
+            achieved,
+            counts.ok as f64 / counts.planned as f64,
+        );
+        add(figures, OWN, "", lag, p99_us("rest.send_lag"));
+        add(figures, OWN, "", response, p99_us("rest.response"));
+    }
     Ok(())
 }
 
@@ -171,6 +213,21 @@ fn generate(
     window: Duration,
     cores: Cores,
 ) -> Result<Done> {
+    let result = load(address, rate_per_s, window, cores)?;
+    let ok = result.operations[&Kind::Rest].ok as f64;
+    let used = result.generator.busy_ratio + result.generator.polling_ratio;
+    Ok(Done {
+        rate_per_s: ok / window.as_secs_f64(),
+        cpu_us: used * window.as_secs_f64() * 1e6 / ok,
+    })
+}
+
+fn load(
+    address: SocketAddr,
+    rate_per_s: Option<f64>,
+    window: Duration,
+    cores: Cores,
+) -> Result<LoadResult> {
     let generator = Generator::prepare(LoadPlan {
         rest: Some(RestPlan {
             address,
@@ -189,12 +246,7 @@ fn generate(
     })?;
     let result = generator.run_apart(Instant::now(), &AtomicBool::new(false));
     anyhow::ensure!(result.faults.is_empty(), "{:?}", result.faults);
-    let ok = result.operations[&Kind::Rest].ok as f64;
-    let used = result.generator.busy_ratio + result.generator.polling_ratio;
-    Ok(Done {
-        rate_per_s: ok / window.as_secs_f64(),
-        cpu_us: used * window.as_secs_f64() * 1e6 / ok,
-    })
+    Ok(result)
 }
 
 impl Tool {

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host;
+
 /// Time between two deadlines.
 const STEP: Duration = Duration::from_millis(1);
 /// The last stretch before a deadline, spent in polling the clock.
@@ -22,6 +24,10 @@ pub struct Lateness {
     pub p99_ns: f64,
     /// Highest in ns.
     pub max_ns: f64,
+    /// CPU of the waiting thread for each deadline in ns, polling included: what it costs to be
+    /// woken by a timer at all.
+    #[serde(default)]
+    pub cpu_ns: f64,
 }
 
 /// Meets `deadlines` deadlines in each of three ways, one millisecond apart.
@@ -62,6 +68,7 @@ fn measure(
         if let Err(error) = rustix::thread::set_current_timer_slack(slack) {
             log::warn!("the timer slack cannot be set: {error}");
         }
+        let used_ns = own_cpu_ns();
         let start = Instant::now() + STEP;
         let mut late: Vec<u64> = (0..deadlines)
             .map(|number| {
@@ -71,9 +78,9 @@ fn measure(
             })
             .collect();
         late.sort_unstable();
-        late
+        (late, own_cpu_ns().saturating_sub(used_ns))
     };
-    let late = thread::scope(|scope| {
+    let (late, used_ns) = thread::scope(|scope| {
         let waiting = scope.spawn(work);
         waiting
             .join()
@@ -89,7 +96,15 @@ fn measure(
         p50_ns: at(0.5),
         p99_ns: at(0.99),
         max_ns: at(1.0),
+        cpu_ns: used_ns as f64 / f64::from(deadlines.max(1)),
     }
+}
+
+/// On-CPU time of the calling thread.
+fn own_cpu_ns() -> u64 {
+    let tid = rustix::thread::gettid().as_raw_nonzero().get();
+    let pid = i32::try_from(std::process::id()).unwrap_or(tid);
+    host::schedstat(pid, tid).map_or(0, |(cpu_ns, _)| cpu_ns)
 }
 
 #[cfg(test)]
@@ -100,6 +115,7 @@ mod tests {
     fn no_deadline_is_met_early_and_each_is_met() {
         for lateness in lateness(20) {
             assert!(lateness.p50_ns > 0.0, "{lateness:?}");
+            assert!(lateness.cpu_ns > 0.0, "{lateness:?}");
             assert!(lateness.p50_ns <= lateness.p99_ns && lateness.p99_ns <= lateness.max_ns);
         }
     }

@@ -3,7 +3,7 @@
 /// First guess; a timer with a slack of 1 ns comes 15–40 µs late on a virtual machine.
 const FIRST_LEAD_NS: u64 = 40_000;
 /// Longest time that the loop polls towards a send: more would only take the core from the broker.
-const LONGEST_LEAD_NS: u64 = 60_000;
+pub(super) const LONGEST_LEAD_NS: u64 = 60_000;
 /// Change of the lead after one alarm.
 const STEP_NS: u64 = 200;
 

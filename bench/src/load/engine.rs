@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::thread::{ClockId, NanosleepRelativeResult, clock_nanosleep_relative};
 
-use super::alarm::Alarm;
+use super::alarm::{Alarm, LONGEST_LEAD_NS};
 use super::clock::Clock;
 use super::meter::Meter;
 use super::pacer::Pacer;
@@ -20,8 +20,10 @@ const LONGEST_SLEEP_NS: u64 = 20_000_000;
 ///
 /// Being woken costs this loop 10–20 µs of CPU on a virtual machine, several times what an
 /// answer costs to read. At 2,000 sends per second and more it therefore wakes up for the sends
-/// only and reads behind each what has come; the kernel has noted when that was.
+/// only; the kernel notes when answers come.
 const LONGEST_REST_NS: u64 = 500_000;
+/// Time between two looks at the sockets meanwhile.
+const REST_READ_NS: u64 = 1_000_000;
 /// Time between two looks at the deadlines.
 const EXPIRY_NS: u64 = 2_000_000;
 /// Events taken from the kernel at once.
@@ -190,6 +192,8 @@ pub(super) struct Engine<'a> {
     pub(super) clock: Clock,
     pub(super) meter: Meter,
     pub(super) alarm: Alarm,
+    /// When to look next for answers that lie in their sockets.
+    pub(super) read_ns: u64,
     /// Room for what the kernel tells at once; empty between two looks.
     pub(super) events: Vec<epoll::Event>,
 }
@@ -276,15 +280,31 @@ impl Engine<'_> {
     /// Waits until shortly before the next send, or until something can be read.
     fn wait(&mut self, now_ns: u64, seen: &mut Vec<Observation>) -> std::io::Result<()> {
         let sleep_ns = self.sleep_ns(now_ns);
-        let rests = sleep_ns <= LONGEST_REST_NS && self.may_rest();
-        let woken = self.poll(if rests { 0 } else { sleep_ns }, seen)?;
-        if rests && sleep_ns > 0 {
-            self.rest_until(now_ns + sleep_ns);
-        } else if !woken && sleep_ns > 0 {
+        if sleep_ns <= LONGEST_REST_NS && self.may_rest() {
+            return self.rest(now_ns, sleep_ns, seen);
+        }
+        let woken = self.poll(sleep_ns, seen)?;
+        if !woken && sleep_ns > 0 {
             self.alarm.rang(now_ns + sleep_ns, self.clock.now_ns());
         } else if !woken {
             self.meter.spun(self.clock.now_ns() - now_ns);
         }
+        Ok(())
+    }
+
+    /// Waits for the next send, and reads what has come only now and then.
+    fn rest(
+        &mut self,
+        now_ns: u64,
+        sleep_ns: u64,
+        seen: &mut Vec<Observation>,
+    ) -> std::io::Result<()> {
+        if now_ns >= self.read_ns {
+            self.read_ns = now_ns + REST_READ_NS;
+            self.poll(0, seen)?;
+        }
+        self.sleep_until(now_ns + sleep_ns);
+        self.spin_until_due();
         Ok(())
     }
 
@@ -310,21 +330,42 @@ impl Engine<'_> {
     }
 
     /// Sleeps whatever comes; a signal may end it early, which the loop does not mind.
-    fn rest_until(&mut self, until_ns: u64) {
+    fn sleep_until(&mut self, until_ns: u64) {
         let left_ns = until_ns.saturating_sub(self.clock.now_ns());
+        if left_ns == 0 {
+            return;
+        }
         let slept = clock_nanosleep_relative(ClockId::Monotonic, &timespec(left_ns));
         if matches!(slept, NanosleepRelativeResult::Ok) {
             self.alarm.rang(until_ns, self.clock.now_ns());
         }
     }
 
-    fn sleep_ns(&self, now_ns: u64) -> u64 {
-        let next_send = self
-            .streams
+    /// Watches the clock until the next send is due, for as long as an alarm may be early.
+    fn spin_until_due(&mut self) {
+        let begun_ns = self.clock.now_ns();
+        let latest_ns = begun_ns + LONGEST_LEAD_NS;
+        let due_ns = self
+            .next_send_ns()
+            .map_or(begun_ns, |due| due.min(latest_ns));
+        let mut now_ns = begun_ns;
+        while now_ns < due_ns {
+            std::hint::spin_loop();
+            now_ns = self.clock.now_ns();
+        }
+        self.meter.spun(now_ns - begun_ns);
+    }
+
+    fn next_send_ns(&self) -> Option<u64> {
+        self.streams
             .iter()
             .filter_map(Stream::next_ns)
             .filter(|next| *next < self.window.end_ns)
-            .min();
+            .min()
+    }
+
+    fn sleep_ns(&self, now_ns: u64) -> u64 {
+        let next_send = self.next_send_ns();
         // The edges of the window are instants to wake up for, too: the meter reads there.
         let next_edge = [self.window.start_ns, self.window.end_ns]
             .into_iter()

@@ -379,6 +379,7 @@ impl LoadTarget for Rest {
     }
 
     fn may_rest(&self) -> bool {
-        !self.free.is_empty()
+        // With half of the connections free no send has to wait for one.
+        self.free.len() > self.connections.len() / 2
     }
 }

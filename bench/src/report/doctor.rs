@@ -72,7 +72,7 @@ the formula of the stall. The blind p99 is what a client would tell that counts 
 the requests that a stalled server kept it from sending are missing in it (coordinated omission).";
 /// How to read the steps.
 const GENERATOR: &str = "Open loop over 64 connections against a server that answers at once, generator and server \
-on a core each. Polling is the CPU that the generator spends in the last 60 µs before a send so that it is punctual; \
+on a core each. Polling is the CPU that the generator spends from its wake-up until a send is due, some 30 µs at the most, so that it is punctual; \
 the send lag is its own lateness.";
 
 fn banner(it: &Examination) -> Banner {
@@ -338,10 +338,17 @@ fn timers(timers: &[Lateness]) -> Table {
             microseconds(it.p50_ns),
             microseconds(it.p99_ns),
             microseconds(it.max_ns),
+            microseconds(it.cpu_ns),
         ]
     });
     Table {
-        head: head(&["Way of waiting", "p50, µs", "p99, µs", "max, µs"]),
+        head: head(&[
+            "Way of waiting",
+            "p50, µs",
+            "p99, µs",
+            "max, µs",
+            "CPU each, µs",
+        ]),
         rows: rows.collect(),
     }
 }

@@ -72,6 +72,7 @@ fn run(stream: Stream, abort: bool) -> crate::load::recorder::Recorded {
         clock: Clock::new(Instant::now()),
         meter: Meter::default(),
         alarm: Alarm::default(),
+        read_ns: 0,
         events: Vec::with_capacity(EVENTS),
     };
     engine.run().expect("epoll works");

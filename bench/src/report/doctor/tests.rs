@@ -43,6 +43,7 @@ fn examination() -> Examination {
             p50_ns: 70_000.0,
             p99_ns: 140_000.0,
             max_ns: 900_000.0,
+            cpu_ns: 15_000.0,
         }],
         ceilings: vec![Ceiling {
             layout: Layout::Isolated,
