@@ -13,6 +13,7 @@ mod plan;
 mod progress;
 mod reading;
 mod resolution;
+mod slot;
 mod verification;
 
 use std::path::{Path, PathBuf};
@@ -378,34 +379,24 @@ fn measure_all(
 ) -> Result<(), RunError> {
     let (started, before_s) = (Instant::now(), manifest.elapsed_s);
     await_quiet(bench);
-    let progress = Rc::clone(&bench.progress);
-    for (ordinal, slot) in (first..).zip(slots) {
+    let mut ordinal = u32::try_from(first).unwrap_or(u32::MAX);
+    for slot in slots {
         if bench.interrupt.load(Ordering::Relaxed) {
-            manifest.interrupted = true;
             break;
         }
         let task = Task {
-            ordinal: u32::try_from(ordinal).unwrap_or(u32::MAX),
+            ordinal,
             block: slot.block,
             cell: slot.cell,
             subject: slot.subject,
             sampling: Sampling::Throughout,
         };
-        progress.next(&format!(
-            "block {} {} {}",
-            slot.block,
-            slot.cell.name,
-            task.name()
-        ));
-        let faults = measurement::measure(bench, &task);
+        let filled = slot::fill(bench, &task, &mut ordinal);
         manifest.elapsed_s = before_s + started.elapsed().as_secs_f64();
-        let faults = faults?;
-        for fault in &faults {
-            progress.warn(&format!("{} {}: {fault}", slot.cell.name, task.name()));
-        }
+        filled?;
     }
     manifest.interrupted |= bench.interrupt.load(Ordering::Relaxed);
-    progress.finish();
+    bench.progress.finish();
     Ok(())
 }
 

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 pub enum ProfileName {
     /// 3 blocks, at most 90 s: does everything work?
     Smoke,
-    /// 10 blocks, at most 20 min: the figures of the README.
+    /// 10 blocks (fewer where little scatters), at most 15 min: the figures of the README.
     Standard,
-    /// 20 blocks with longer windows.
+    /// 20 blocks with longer windows, at most 90 min.
     Full,
 }
 

@@ -436,7 +436,8 @@ fn little(data: &LaunchData) -> Option<Gate> {
 }
 
 /// Whether no gate says that the host was noisy.
-pub(super) fn is_quiet(gates: &[Gate]) -> bool {
+#[must_use]
+pub fn is_quiet(gates: &[Gate]) -> bool {
     gates
         .iter()
         .all(|gate| gate.passed || gate.on_failure != Standing::Disturbed)

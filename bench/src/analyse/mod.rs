@@ -131,12 +131,13 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Whether every planned launch was made and is valid.
+    /// Whether every planned launch was made and is valid, if need be behind disturbed ones in its
+    /// slot.
     pub fn is_complete(&self) -> bool {
         !self.interrupted
             && self.made + self.probes > 0
-            && self.valid == self.made
-            && self.made >= self.planned
+            && self.valid + self.disturbed == self.made
+            && self.valid >= self.planned
     }
 
     fn of(manifest: &Manifest, launches: &[LaunchSummary]) -> Validity {

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::measurement::{self, Bench, Sampling, Task};
+use super::measurement::{Bench, Sampling, Task};
 use super::plan::{self, Slot};
 use super::progress::Progress;
 use super::{
-    RunEnd, RunError, RunReport, Visit, build, pin_broker, read_last, read_run, start_device,
-    write_report,
+    RunEnd, RunError, RunReport, Visit, await_quiet, build, pin_broker, read_run, slot,
+    start_device, write_report,
 };
-use crate::analyse::LaunchData;
-use crate::analyse::gates::{self, Standing};
 use crate::analyse::resolution::Resolution;
 use crate::broker::{self, Broker};
 use crate::load::SplitMix;
@@ -34,8 +32,6 @@ const CALIBRATION: &str = "calibration";
 const PLANTED_RATIO: f64 = 1.05;
 /// Load before the window, in s.
 const WARM_UP_S: f64 = 0.5;
-/// Attempts at a launch that others disturb.
-const ATTEMPTS: u32 = 3;
 
 /// What to launch how often.
 #[derive(Debug, Clone)]
@@ -288,15 +284,10 @@ impl Series<'_> {
         manifest: &mut Manifest,
     ) -> Result<(), RunError> {
         let started = Instant::now();
-        let limit = Duration::from_secs_f64(self.bench.profile.quiet_wait_s);
-        let pids = self.bench.broker_pids();
-        if let Some(noise) = host::wait_until_quiet(limit, &pids, self.bench.interrupt) {
-            log::warn!("{noise}; launches that it disturbs will say so");
-        }
+        await_quiet(&self.bench);
         let slowed = variants.iter().position(|it| *it == Variant::Slowed);
-        let progress = Rc::clone(&self.bench.progress);
         if let Some(place) = slowed {
-            let us_per_s = self.calibrate(&built[0], &progress)?;
+            let us_per_s = self.calibrate(&built[0])?;
             handicap(&mut built[place], us_per_s)?;
             if let Some(facts) = &mut manifest.resolution {
                 facts.handicap_us_per_s = us_per_s;
@@ -314,15 +305,15 @@ impl Series<'_> {
                 subject: &built[variant],
                 sampling: variants[variant].sampling(),
             };
-            self.repeat(&task, &progress)?;
+            slot::fill(&mut self.bench, &task, &mut self.ordinal)?;
             manifest.elapsed_s = started.elapsed().as_secs_f64();
         }
-        progress.finish();
+        self.bench.progress.finish();
         Ok(())
     }
 
     /// CPU in µs per second by which the slowed one is to cost more.
-    fn calibrate(&mut self, plain: &BuiltSubject, progress: &Progress) -> Result<f64, RunError> {
+    fn calibrate(&mut self, plain: &BuiltSubject) -> Result<f64, RunError> {
         let task = Task {
             ordinal: 0,
             block: 0,
@@ -330,45 +321,10 @@ impl Series<'_> {
             subject: plain,
             sampling: Sampling::Throughout,
         };
-        let data = self.repeat(&task, progress)?;
+        let data = slot::fill(&mut self.bench, &task, &mut self.ordinal)?;
         let launch = &data.launch;
         let cpu_us = launch.resources.cpu_ns as f64 / 1e3;
         Ok((PLANTED_RATIO - 1.0) * cpu_us / launch.window_s.max(f64::MIN_POSITIVE))
-    }
-
-    /// Makes the launch, again if others disturbed it: told by what they used, never by the figures.
-    fn repeat(&mut self, task: &Task<'_>, progress: &Progress) -> Result<LaunchData, RunError> {
-        let what = format!("block {} {} {}", task.block, task.cell.name, task.name());
-        progress.next(&what);
-        for attempt in 1.. {
-            let (data, standing) = self.launch(task, progress)?;
-            let interrupted = self.bench.interrupt.load(Ordering::Relaxed);
-            if standing != Standing::Disturbed || attempt >= ATTEMPTS || interrupted {
-                return Ok(data);
-            }
-            progress.warn(&format!("{what}: disturbed by others, so once more"));
-        }
-        unreachable!("the loop ends with the last attempt")
-    }
-
-    fn launch(
-        &mut self,
-        task: &Task<'_>,
-        progress: &Progress,
-    ) -> Result<(LaunchData, Standing), RunError> {
-        let task = Task {
-            ordinal: self.ordinal,
-            ..*task
-        };
-        self.ordinal += 1;
-        let faults = measurement::measure(&mut self.bench, &task)?;
-        for fault in &faults {
-            progress.warn(&format!("{} {}: {fault}", task.cell.name, task.name()));
-        }
-        let data = read_last(self.bench.run)?;
-        let cores = u32::try_from(host::cores()).unwrap_or(u32::MAX);
-        let standing = gates::standing(&gates::judge(&data, cores, None));
-        Ok((data, standing))
     }
 }
 
