@@ -29,6 +29,7 @@ fn compare() -> anyhow::Result<u8> {
         profile,
         scenarios: vec![],
         subjects: vec![],
+        layout: None,
         blocks: None,
         seed: None,
         purge: false,

@@ -61,6 +61,8 @@ pub struct RunOptions {
     pub scenarios: Vec<String>,
     /// Subjects; none for the default ones.
     pub subjects: Vec<String>,
+    /// Layout instead of the scenarios' own; one for the whole run, because the broker is pinned once.
+    pub layout: Option<Layout>,
     /// Blocks instead of the profile's number.
     pub blocks: Option<u32>,
     /// Seed of orders, schedules and bootstrap; from the clock if none.
@@ -143,9 +145,14 @@ pub enum RunError {
 pub fn choose(options: &RunOptions, root: &Path) -> Result<(Vec<Cell>, Vec<Subject>), RunError> {
     let scenarios = scenario::read_all(&root.join("bench/scenarios"))?;
     let chosen = scenario::select(scenarios, &options.scenarios)?;
+    let in_layout = |cell: Cell| match options.layout {
+        Some(layout) => cell.in_layout(layout),
+        None => cell,
+    };
     let cells = chosen
         .iter()
         .flat_map(|scenario| scenario.cells(options.profile))
+        .map(in_layout)
         .collect();
     let subjects = subject::read_all(&root.join("bench/subjects"))?;
     let subjects = subject::select(&subjects, &options.subjects)?;

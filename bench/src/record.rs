@@ -31,6 +31,18 @@ pub enum Layout {
     Native,
 }
 
+impl Layout {
+    /// Name as written in files and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Isolated => "isolated",
+            Self::Shared => "shared",
+            Self::Native => "native",
+        }
+    }
+}
+
 /// The two protocols that a subject serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -320,6 +320,17 @@ impl Cell {
         self.axis = Some(value);
     }
 
+    /// The cell in a layout; named by it if it is not the scenario's own, since a figure of one layout
+    /// says nothing of another.
+    #[must_use]
+    pub fn in_layout(mut self, layout: Layout) -> Self {
+        if layout != self.scenario.layout {
+            self.name = format!("{}@{}", self.name, layout.as_str());
+            self.scenario.layout = layout;
+        }
+        self
+    }
+
     /// The cell with another REST rate, as the value `value` of an axis; for searches, which choose
     /// their rates as they go.
     #[must_use]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::LaunchData;
 use super::metric::{answered, tag};
 use super::steady::{Steadiness, SteadyState};
-use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts, Pinning};
+use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
 
 /// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
 const TICK_S: f64 = 0.01;
@@ -179,8 +179,12 @@ pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<G
     }
     gates.extend(ceiling_per_s.and_then(|ceiling| sends::ceiling(launch, ceiling)));
     gates.extend(sends::as_scheduled(data));
-    gates.extend(launch.pinning.iter().map(pinning));
-    gates.extend(launch.sampler_ratio.map(|ratio| sampler(launch, ratio)));
+    gates.extend(launch.pinning.iter().map(instrument::pinning));
+    gates.extend(
+        launch
+            .sampler_ratio
+            .map(|ratio| instrument::sampler(data, ratio)),
+    );
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     let is_quiet = is_quiet(&gates);
@@ -367,47 +371,6 @@ fn generator(launch: &Launch) -> [Gate; 2] {
     ]
 }
 
-/// Threads that may run elsewhere than the layout says, and moves of a generator that has a core of
-/// its own: each makes the figures those of another layout.
-fn pinning(pinning: &Pinning) -> Gate {
-    let subject = &pinning.subject;
-    let (mut wrong, mut notes) = (u64::from(subject.strays), vec![]);
-    if subject.strays > 0 {
-        notes.push(format!("subject: {}", subject.example));
-    }
-    if let Some(generator) = pinning.generator.as_ref().filter(|it| it.allowed.is_some()) {
-        let moves = generator.migrations.unwrap_or(0);
-        wrong += u64::from(generator.strays) + moves;
-        if generator.strays > 0 {
-            notes.push(format!("generator: {}", generator.example));
-        }
-        if moves > 0 {
-            notes.push(format!("the generator moved {moves} times"));
-        }
-    }
-    let mut gate = Gate::new(
-        "pinning",
-        GateUnit::Count,
-        Limit::at_most(0.0),
-        wrong as f64,
-    );
-    // A subject must not change its own affinity.
-    gate.blames_subject = subject.strays > 0;
-    if notes.is_empty() {
-        gate
-    } else {
-        gate.noted(notes.join("; "))
-    }
-}
-
-/// The sampler must not be what is measured. It may use a tick of a short window, in which its first
-/// sample weighs more.
-fn sampler(launch: &Launch, ratio: f64) -> Gate {
-    let tick = TICK_S / launch.window_s.max(TICK_S);
-    let limit = Limit::at_most(tick.max(0.005));
-    Gate::new("sampler", GateUnit::Cores, limit, ratio)
-}
-
 /// Little's law, L = λW with W the mean service time: an independent check of the clocks.
 fn little(data: &LaunchData) -> Option<Gate> {
     let launch = &data.launch;
@@ -487,6 +450,7 @@ fn host(launch: &Launch, cores: f64) -> [Gate; 2] {
     ]
 }
 
+mod instrument;
 mod sends;
 #[cfg(test)]
 mod tests;

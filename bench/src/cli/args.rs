@@ -65,7 +65,7 @@ pub(super) enum Verb {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// How thorough: smoke (3 blocks, 90 s), standard (10 blocks, 20 min) or full (20 blocks).
+    /// How thorough: smoke (3 blocks, 90 s), standard (10 blocks, 15 min) or full (20 blocks, 90 min).
     #[arg(long, value_enum, default_value = "smoke")]
     pub(super) profile: ProfileName,
     /// Scenario to run; may be repeated, but `faults` only alone [default: those marked as default].
@@ -74,6 +74,10 @@ pub(super) struct RunArgs {
     /// Subject to measure; may be repeated [default: those marked as default].
     #[arg(long = "subject", value_name = "NAME")]
     pub(super) subjects: Vec<String>,
+    /// Who may use which core: isolated, shared or native; one layout for all scenarios of the run
+    /// [default: each scenario's own].
+    #[arg(long, value_name = "NAME", value_parser = layout)]
+    pub(super) layout: Option<Layout>,
     /// Blocks, each with one launch of every subject in every cell [default: by the profile].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) blocks: Option<u32>,
@@ -314,6 +318,9 @@ impl RunArgs {
             true if !self.objectives.is_empty() => {
                 Some("`--scenario faults` has no figures for --slo")
             }
+            true if self.layout.is_some() => {
+                Some("`--scenario faults` has a layout of its own: nothing is pinned")
+            }
             true if self.blocks.is_some() => {
                 Some("`--scenario faults` has no blocks; use --repetitions")
             }
@@ -346,6 +353,7 @@ impl From<RunArgs> for RunOptions {
             profile: args.profile,
             scenarios: args.scenarios,
             subjects: args.subjects,
+            layout: args.layout,
             blocks: args.blocks,
             seed: args.seed,
             purge: args.purge,

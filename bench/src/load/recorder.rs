@@ -16,19 +16,66 @@ const HIGHEST_NS: u64 = 120_000_000_000;
 const DIGITS: u8 = 3;
 /// Equal parts of the window for which [`IN_PARTS`] are kept apart.
 const PARTS: u64 = 20;
-/// Times whose course over the window is looked at: is the subject in a steady state, and does the
-/// generator drift?
-const IN_PARTS: [&str; 2] = ["response", "send_lag"];
+
+/// What is recorded of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Time {
+    Response,
+    SendLag,
+    SendGap,
+    ConnectionWait,
+    Service,
+    Confirm,
+}
+
+impl Time {
+    const ALL: [Self; 6] = [
+        Self::Response,
+        Self::SendLag,
+        Self::SendGap,
+        Self::ConnectionWait,
+        Self::Service,
+        Self::Confirm,
+    ];
+
+    /// Whether its course over the window is looked at: is the subject in a steady state, and does
+    /// the generator drift?
+    fn is_in_parts(self) -> bool {
+        matches!(self, Self::Response | Self::SendLag)
+    }
+
+    fn tag(self, kind: Kind) -> String {
+        let what = match self {
+            Self::Response => "response",
+            Self::SendLag => "send_lag",
+            Self::SendGap => "send_gap",
+            Self::ConnectionWait => "connection_wait",
+            Self::Service => "service",
+            Self::Confirm => "confirm",
+        };
+        match kind {
+            Kind::Rest => format!("rest.{what}"),
+            Kind::Amqp => format!("amqp.{what}"),
+        }
+    }
+}
+
+/// One of the two kinds of operation, as it happens.
+#[derive(Debug, Default)]
+struct Series {
+    counts: OperationCounts,
+    /// By [`Time`]: one histogram for each part of the window, or one for the whole.
+    times: [Vec<Histogram<u64>>; Time::ALL.len()],
+    /// When the loop got to the last operation.
+    last_ready_ns: Option<u64>,
+}
 
 /// Counts and histograms of the operations whose intended instant lies in the window.
 #[derive(Debug)]
 pub(super) struct Recorder {
     window: Window,
-    counts: BTreeMap<Kind, OperationCounts>,
-    /// One histogram for each part of the window, or one for the whole.
-    histograms: BTreeMap<(Kind, &'static str), Vec<Histogram<u64>>>,
-    /// When the loop got to the last operation of a kind.
-    last_ready_ns: BTreeMap<Kind, u64>,
+    rest: Series,
+    amqp: Series,
     in_flight: InFlight,
     faults: Vec<String>,
     live: Arc<Live>,
@@ -60,9 +107,8 @@ impl Recorder {
     pub(super) fn new(window: Window) -> Self {
         Self {
             window,
-            counts: BTreeMap::new(),
-            histograms: BTreeMap::new(),
-            last_ready_ns: BTreeMap::new(),
+            rest: Series::default(),
+            amqp: Series::default(),
             in_flight: InFlight::default(),
             faults: Vec::new(),
             live: Arc::default(),
@@ -75,29 +121,36 @@ impl Recorder {
         self
     }
 
+    fn of(&mut self, kind: Kind) -> &mut Series {
+        match kind {
+            Kind::Rest => &mut self.rest,
+            Kind::Amqp => &mut self.amqp,
+        }
+    }
+
     /// The schedule's next operation has become due, or never will.
     pub(super) fn planned(&mut self, kind: Kind, intended_ns: u64) {
         self.prepare(kind);
         if self.window.contains(intended_ns) {
-            self.counts.entry(kind).or_default().planned += 1;
+            self.of(kind).counts.planned += 1;
         }
     }
 
     /// An operation that was never handed to its target.
     pub(super) fn not_sent(&mut self, kind: Kind, intended_ns: u64) {
         if self.window.contains(intended_ns) {
-            self.counts.entry(kind).or_default().not_sent += 1;
+            self.of(kind).counts.not_sent += 1;
         }
     }
 
     /// The loop got to an operation: how late, and how long after the one before.
     pub(super) fn lag(&mut self, kind: Kind, intended_ns: u64, ready_ns: u64) {
-        let before_ns = self.last_ready_ns.insert(kind, ready_ns);
+        let before_ns = self.of(kind).last_ready_ns.replace(ready_ns);
         self.live.lag(ready_ns.saturating_sub(intended_ns));
         if self.window.contains(intended_ns) {
-            self.record(kind, "send_lag", intended_ns, (intended_ns, ready_ns));
+            self.record(kind, Time::SendLag, intended_ns, (intended_ns, ready_ns));
             if let Some(before_ns) = before_ns {
-                self.record(kind, "send_gap", intended_ns, (before_ns, ready_ns));
+                self.record(kind, Time::SendGap, intended_ns, (before_ns, ready_ns));
             }
         }
     }
@@ -107,12 +160,11 @@ impl Recorder {
     ///
     /// Each value goes into the histogram of its part alone; the sum is made at the end.
     fn prepare(&mut self, kind: Kind) {
-        if self.histograms.contains_key(&(kind, IN_PARTS[0])) {
-            return;
-        }
-        for what in IN_PARTS {
-            let parts = (0..PARTS).map(|_| empty()).collect();
-            self.histograms.insert((kind, what), parts);
+        let times = &mut self.of(kind).times;
+        if times[Time::Response as usize].is_empty() {
+            for time in Time::ALL.into_iter().filter(|time| time.is_in_parts()) {
+                times[time as usize] = (0..PARTS).map(|_| empty()).collect();
+            }
         }
     }
 
@@ -126,10 +178,10 @@ impl Recorder {
                 sent_ns,
             } if self.window.contains(*intended_ns) => {
                 self.in_flight.change(*sent_ns, 1);
-                self.counts.entry(*kind).or_default().issued += 1;
+                self.of(*kind).counts.issued += 1;
                 if *kind == Kind::Rest {
                     let wait = (*ready_ns, *sent_ns);
-                    self.record(*kind, "connection_wait", *intended_ns, wait);
+                    self.record(*kind, Time::ConnectionWait, *intended_ns, wait);
                 }
             }
             Observation::Done { operation, sent } => {
@@ -142,7 +194,7 @@ impl Recorder {
                 sent_ns,
                 at_ns,
             } if self.window.contains(*intended_ns) => {
-                self.record(Kind::Amqp, "confirm", *intended_ns, (*sent_ns, *at_ns));
+                self.record(Kind::Amqp, Time::Confirm, *intended_ns, (*sent_ns, *at_ns));
             }
             Observation::Fault(fault) => self.fault(fault.clone()),
             Observation::Sent { .. } | Observation::Confirmed { .. } => {}
@@ -150,7 +202,7 @@ impl Recorder {
     }
 
     fn done(&mut self, operation: &crate::record::Operation, sent: bool) {
-        let counts = self.counts.entry(operation.kind).or_default();
+        let counts = &mut self.of(operation.kind).counts;
         counts.bytes += u64::from(operation.bytes);
         match operation.outcome {
             OperationOutcome::Ok => counts.ok += 1,
@@ -164,32 +216,27 @@ impl Recorder {
         }
         let kind = operation.kind;
         let (intended_ns, done_ns) = (operation.intended_ns, operation.done_ns);
-        self.record(kind, "response", intended_ns, (intended_ns, done_ns));
+        self.record(kind, Time::Response, intended_ns, (intended_ns, done_ns));
         if sent {
             self.in_flight.change(done_ns, -1);
             let service = (operation.sent_ns, done_ns);
-            self.record(kind, "service", intended_ns, service);
+            self.record(kind, Time::Service, intended_ns, service);
         }
     }
 
     /// A negative duration is a defect of the instrument and never a small number.
-    fn record(
-        &mut self,
-        kind: Kind,
-        what: &'static str,
-        intended_ns: u64,
-        (from_ns, to_ns): (u64, u64),
-    ) {
+    fn record(&mut self, kind: Kind, time: Time, intended_ns: u64, (from_ns, to_ns): (u64, u64)) {
         let Some(duration) = to_ns.checked_sub(from_ns) else {
-            return self.fault(format!("{}: a duration is negative", tag(kind, what)));
+            return self.fault(format!("{}: a duration is negative", time.tag(kind)));
         };
-        let parts = self
-            .histograms
-            .entry((kind, what))
-            .or_insert_with(|| vec![empty()]);
+        let window = self.window;
+        let parts = &mut self.of(kind).times[time as usize];
+        if parts.is_empty() {
+            parts.push(empty());
+        }
         let part = match parts.len() {
             1 => 0,
-            count => part(self.window, intended_ns).min(count - 1),
+            count => part(window, intended_ns).min(count - 1),
         };
         parts[part].saturating_record(duration);
     }
@@ -203,25 +250,15 @@ impl Recorder {
 
     pub(super) fn finish(self) -> Recorded {
         let window_ns = (self.window.end_ns - self.window.start_ns).max(1) as f64;
-        let (mut histograms, mut intervals) = (Histograms::new(), Intervals::new());
-        for ((kind, what), parts) in self.histograms {
-            let whole = sum(&parts);
-            if whole.is_empty() {
-                continue;
-            }
-            histograms.insert(tag(kind, what), whole);
-            if parts.len() > 1 {
-                intervals.insert(tag(kind, what), parts);
-            }
-        }
-        Recorded {
-            counts: self.counts,
-            histograms,
-            intervals,
+        let mut recorded = Recorded {
             max_in_flight: u64::try_from(self.in_flight.max).unwrap_or(0),
             mean_in_flight: (self.in_flight.integral_ns / window_ns).max(0.0),
             faults: self.faults,
-        }
+            ..Recorded::default()
+        };
+        recorded.take(Kind::Rest, self.rest);
+        recorded.take(Kind::Amqp, self.amqp);
+        recorded
     }
 }
 
@@ -245,13 +282,6 @@ fn sum(parts: &[Histogram<u64>]) -> Histogram<u64> {
     whole
 }
 
-fn tag(kind: Kind, what: &str) -> String {
-    match kind {
-        Kind::Rest => format!("rest.{what}"),
-        Kind::Amqp => format!("amqp.{what}"),
-    }
-}
-
 /// What a recorder holds at the end.
 #[derive(Debug, Default)]
 pub(super) struct Recorded {
@@ -261,6 +291,25 @@ pub(super) struct Recorded {
     pub(super) max_in_flight: u64,
     pub(super) mean_in_flight: f64,
     pub(super) faults: Vec<String>,
+}
+
+impl Recorded {
+    /// A kind of which nothing was planned leaves nothing.
+    fn take(&mut self, kind: Kind, series: Series) {
+        if series.counts != OperationCounts::default() {
+            self.counts.insert(kind, series.counts);
+        }
+        for (time, parts) in Time::ALL.into_iter().zip(series.times) {
+            let whole = sum(&parts);
+            if whole.is_empty() {
+                continue;
+            }
+            self.histograms.insert(time.tag(kind), whole);
+            if parts.len() > 1 {
+                self.intervals.insert(time.tag(kind), parts);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

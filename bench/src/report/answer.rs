@@ -7,6 +7,7 @@ use super::format::{self, figure, list, load, title};
 use crate::analyse::Summary;
 use crate::analyse::comparison::{CellSummary, Comparison, Verdict};
 use crate::analyse::metric::{Better, Metric};
+use crate::record::Layout;
 
 /// Fewest blocks of a run that is more than a test of the machinery.
 const BLOCKS_TO_TRUST: usize = 10;
@@ -153,7 +154,7 @@ fn place(cell: &CellSummary) -> String {
 
 fn load_and_layout(cell: &CellSummary) -> String {
     let facts = &cell.facts;
-    format!("({}, {} layout)", load(facts), format::layout(facts.layout))
+    format!("({}, {} layout)", load(facts), facts.layout.as_str())
 }
 
 fn at_low_load(summary: &Summary) -> String {
@@ -320,7 +321,7 @@ fn limits(summary: &Summary) -> String {
     let mut layouts: Vec<_> = cells.chain(searched).collect();
     layouts.sort_unstable();
     layouts.dedup();
-    let names: Vec<&str> = layouts.into_iter().map(format::layout).collect();
+    let names: Vec<&str> = layouts.into_iter().map(Layout::as_str).collect();
     format!(
         "the figures hold for this machine ({}, {} cores) and the {} layout, winners are adjusted for all comparisons of their cell (Holm), and nothing is said about simplicity",
         summary.host.cpu_model,

@@ -39,7 +39,7 @@ pub fn sentence(summary: &Summary) -> Option<String> {
     Some(format!(
         "Capacity: with {} in the {} layout REST answers {}.",
         objective(found),
-        format::layout(found.facts.layout),
+        found.facts.layout.as_str(),
         format::list(&rates.collect::<Vec<_>>())
     ))
 }
@@ -65,7 +65,7 @@ fn rate(capacity: &Capacity) -> String {
 
 fn asked(found: &CapacitySummary) -> String {
     let facts = &found.facts;
-    let layout = format::layout(facts.layout);
+    let layout = facts.layout.as_str();
     let most = number(facts.most_per_s);
     let percent = setting((RESOLUTION - 1.0) * 100.0);
     format!(

@@ -1,7 +1,7 @@
 //! The report of an examination: what the instrument can and cannot tell on this machine.
 
 use super::document::{Banner, Block, Cell, Document, Table, Tone};
-use super::format::{layout, number};
+use super::format::number;
 use super::plot::calibration as plot;
 use super::{html, markdown, resolution};
 use crate::calibrate::{Calibration, Ceiling, Examination, Figure, Lateness, Step};
@@ -290,7 +290,7 @@ fn steps(steps: &[Step]) -> Table {
 fn ceilings(ceilings: &[Ceiling]) -> Table {
     let rows = ceilings.iter().map(|it| {
         vec![
-            Cell::new(layout(it.layout)),
+            Cell::new(it.layout.as_str()),
             Cell::new(it.connections.to_string()),
             Cell::new(number(it.rate_per_s)),
             Cell::new(format!("{:.0} %", it.busy_ratio * 100.0)),

@@ -211,7 +211,7 @@ fn cell_tables(summary: &Summary, cell: &CellSummary) -> Vec<Block> {
         Block::Part(format!(
             "{name}: {}, {} layout, {} {} s",
             format::load(facts),
-            format::layout(facts.layout),
+            facts.layout.as_str(),
             if facts.prefill > 0 {
                 "at most"
             } else {

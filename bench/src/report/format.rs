@@ -231,15 +231,6 @@ pub fn kind_word(kind: Kind) -> &'static str {
     }
 }
 
-/// The layout's name.
-pub fn layout(layout: Layout) -> &'static str {
-    match layout {
-        Layout::Isolated => "isolated",
-        Layout::Shared => "shared",
-        Layout::Native => "native",
-    }
-}
-
 /// What the layout means.
 pub fn layout_meaning(layout: Layout) -> &'static str {
     match layout {

@@ -28,7 +28,7 @@ pub fn blocks(summary: &Summary, palette: &Palette, cells: &[&CellSummary]) -> V
     let Some(found) = found else {
         return Vec::new();
     };
-    let layout = format::layout(found.layout);
+    let layout = found.layout.as_str();
     let (heading, table, drawn): (_, _, &[Metric]) = match found.ladder {
         Ladder::Rate => (
             format!("All rates, {layout} layout"),

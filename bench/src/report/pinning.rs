@@ -42,7 +42,7 @@ impl Tally {
         };
         vec![
             Cell::new(who),
-            Cell::new(format::layout(*layout)),
+            Cell::new(layout.as_str()),
             Cell::new(&self.cores),
             Cell::new(self.launches.to_string()),
             Cell::new(self.threads.to_string()),

@@ -332,7 +332,7 @@ fn ceilings(manifest: &Manifest) -> String {
             format!(
                 "{} REST requests/s ({})",
                 format::number(*rate),
-                format::layout(*layout)
+                layout.as_str()
             )
         })
         .collect();
@@ -350,7 +350,7 @@ fn layouts(manifest: &Manifest) -> String {
     layouts.dedup();
     let texts: Vec<String> = layouts
         .into_iter()
-        .map(|l| format!("{}: {}", format::layout(l), format::layout_meaning(l)))
+        .map(|l| format!("{}: {}", l.as_str(), format::layout_meaning(l)))
         .collect();
     texts.join("; ")
 }

@@ -92,3 +92,18 @@ fn every_scenario_in_the_tree_is_valid() {
         .sum();
     assert_eq!(cells, 8);
 }
+
+#[test]
+fn a_cell_in_another_layout_has_another_name() {
+    let cell = parse("").cells(ProfileName::Smoke).remove(0);
+    let same = cell.clone().in_layout(Layout::Isolated);
+    assert_eq!(
+        (same.name.as_str(), same.scenario.layout),
+        ("x", Layout::Isolated)
+    );
+    let other = cell.in_layout(Layout::Native);
+    assert_eq!(
+        (other.facts().cell.as_str(), other.facts().layout),
+        ("x@native", Layout::Native)
+    );
+}

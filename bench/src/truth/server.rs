@@ -37,8 +37,8 @@ const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 /// First epoll token of a connection.
 const FIRST_CONNECTION: u64 = 2;
-/// Bytes read at once.
-const READ_BYTES: usize = 16 * 1024;
+/// Bytes read at once: some ten requests.
+const READ_BYTES: usize = 2 * 1024;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 256;
 /// A round of the loop that takes longer than this was held up: with 64 requests at hand it takes

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::analyse::synthetic;
+use crate::record::Pinning;
 
 fn launch_with(change: impl FnOnce(&mut LaunchData)) -> (Standing, Vec<String>) {
     let mut data = synthetic::one_launch();
@@ -92,6 +93,12 @@ fn a_sampler_that_uses_more_than_half_a_percent_of_a_core_makes_the_launch_inval
         launch_with(|data| data.launch.sampler_ratio = None).0,
         Standing::Valid
     );
+    // It has left out whatever it could.
+    let at_the_edges = |data: &mut LaunchData| {
+        data.launch.sampler_ratio = Some(0.03);
+        data.samples.truncate(2);
+    };
+    assert_eq!(launch_with(at_the_edges).0, Standing::Valid);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the doctor found: distributions beside their truth, lateness, ceilings.
 
-use super::super::format::{layout, number};
+use super::super::format::number;
 use super::super::svg::{Anchor, Svg, text_width};
 use super::axis::{self, Scale};
 use super::quantiles::{LEFT, RIGHT, quantile_axis};
@@ -154,7 +154,7 @@ pub fn ceilings(ceilings: &[Ceiling]) -> Option<Figure> {
     for (row, it) in ceilings.iter().enumerate() {
         let top = ROW * row as f64;
         let (start, end) = (x.at(0.0), x.at(it.rate_per_s));
-        let name = format!("{}, {} connections", layout(it.layout), it.connections);
+        let name = format!("{}, {} connections", it.layout.as_str(), it.connections);
         svg.text("label", (16.0, top + 15.0), Anchor::Start, &name);
         svg.line("bar async", (start, top + 28.0), (end, top + 28.0));
         svg.dot("dot async", (end, top + 28.0), 5.0);

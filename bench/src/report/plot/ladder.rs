@@ -1,6 +1,6 @@
 //! One metric over the rungs of a ladder: a line per subject, a dot per launch.
 
-use super::super::format::{self, layout};
+use super::super::format;
 use super::super::svg::Svg;
 use super::axis::{self, Scale};
 use super::{Figure, Palette, WIDTH, legend, legend_height};
@@ -46,7 +46,7 @@ pub fn figure(
             metric.title(),
             axis_title(ladder.ladder),
             ladder.scenario,
-            layout(ladder.layout)
+            ladder.layout.as_str()
         ),
     })
 }

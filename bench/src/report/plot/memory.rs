@@ -1,6 +1,5 @@
 //! PSS of the process tree over time.
 
-use super::super::format::layout;
 use super::super::svg::Svg;
 use super::axis::{self, Scale};
 use super::{Figure, Palette, WIDTH, legend, legend_height, valid_launches};
@@ -43,7 +42,7 @@ pub fn figure(
             "PSS summed over the process tree, {}, {} layout; 0 s is the start of the load, warm-up lies before. \
              Thick: median over valid blocks; thin: single launches.",
             cell.cell,
-            layout(cell.layout)
+            cell.layout.as_str()
         ),
     })
 }

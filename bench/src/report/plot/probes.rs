@@ -1,6 +1,6 @@
 //! The probes of a search: response time over the offered rate.
 
-use super::super::format::{layout, setting};
+use super::super::format::setting;
 use super::super::svg::Svg;
 use super::axis::{self, Scale};
 use super::{Figure, Palette, WIDTH, legend, legend_height};
@@ -22,7 +22,7 @@ pub fn figure(palette: &Palette, found: &CapacitySummary) -> Option<Figure> {
         caption: format!(
             "REST response p{quantile} of each probe over its offered rate, {} layout. Hollow: void, or the host was \
              noisy; the dashed line is the objective, the upright ones are the capacities.",
-            layout(found.facts.layout)
+            found.facts.layout.as_str()
         ),
     })
 }

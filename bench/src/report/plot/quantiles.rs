@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::super::format::{kind_word, layout, list};
+use super::super::format::{kind_word, list};
 use super::super::svg::{Anchor, Svg};
 use super::axis::{self, Scale};
 use super::{Figure, Palette, WIDTH, legend, legend_height, valid_launches};
@@ -172,6 +172,6 @@ fn caption(lines: &[Lines], kind: Kind, cell: &CellFacts) -> String {
         "{} response time from the intended send, {}, {} layout. {text}",
         kind_word(kind),
         list(&[&cell.cell]),
-        layout(cell.layout)
+        cell.layout.as_str()
     )
 }

@@ -1,6 +1,6 @@
 //! One metric of every cell of a scenario: a dot per block, a bar for the interval.
 
-use super::super::format::{self, layout, list};
+use super::super::format::{self, list};
 use super::super::svg::{Anchor, Svg, text_width};
 use super::axis::{self, Scale};
 use super::{Figure, Palette, WIDTH};
@@ -25,7 +25,7 @@ pub fn figure(palette: &Palette, cells: &[&CellSummary], metric: Metric) -> Opti
         .filter_map(|cell| Group::of(cell, metric))
         .collect();
     let first = groups.first()?;
-    let layouts: Vec<&str> = vec![layout(first.facts.layout)];
+    let layouts: Vec<&str> = vec![first.facts.layout.as_str()];
     let asked = if groups.iter().any(|g| g.asked.is_some()) {
         " The dashed line is what was asked for."
     } else {
