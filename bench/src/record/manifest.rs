@@ -9,7 +9,7 @@ use super::{Kind, Ladder, Layout, SearchFacts};
 /// What the run was made of; written first, completed at the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`METHOD_VERSION`] of the run.
+    /// [`METHOD_VERSION`](super::METHOD_VERSION) of the run.
     pub method_version: u32,
     /// Folder name below `results/`.
     pub run_id: String,
