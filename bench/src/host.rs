@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 
+use crate::load::nanoseconds;
 use crate::record::{Host, HostDuring, Layout};
 
 /// PSI `some avg10` of the CPU below which a machine counts as quiet, in percent.
@@ -153,6 +155,14 @@ pub fn parent_and_group(pid: i32) -> Option<(i32, i32)> {
         return None;
     }
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// CPU of the calling thread since its start, in ns.
+#[must_use]
+pub fn own_cpu_ns() -> u64 {
+    let time = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime));
+    // CPU time is never negative.
+    nanoseconds(time.unwrap_or_default())
 }
 
 /// On-CPU and run-queue waiting time of one thread in nanoseconds.

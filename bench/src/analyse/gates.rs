@@ -452,5 +452,7 @@ fn host(launch: &Launch, cores: f64) -> [Gate; 2] {
 
 mod instrument;
 mod sends;
+
+pub use sends::MOST_OF_CEILING;
 #[cfg(test)]
 mod tests;

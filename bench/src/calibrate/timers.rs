@@ -68,7 +68,7 @@ fn measure(
         if let Err(error) = rustix::thread::set_current_timer_slack(slack) {
             log::warn!("the timer slack cannot be set: {error}");
         }
-        let used_ns = own_cpu_ns();
+        let used_ns = host::own_cpu_ns();
         let start = Instant::now() + STEP;
         let mut late: Vec<u64> = (0..deadlines)
             .map(|number| {
@@ -78,7 +78,7 @@ fn measure(
             })
             .collect();
         late.sort_unstable();
-        (late, own_cpu_ns().saturating_sub(used_ns))
+        (late, host::own_cpu_ns().saturating_sub(used_ns))
     };
     let (late, used_ns) = thread::scope(|scope| {
         let waiting = scope.spawn(work);
@@ -98,13 +98,6 @@ fn measure(
         max_ns: at(1.0),
         cpu_ns: used_ns as f64 / f64::from(deadlines.max(1)),
     }
-}
-
-/// On-CPU time of the calling thread.
-fn own_cpu_ns() -> u64 {
-    let tid = rustix::thread::gettid().as_raw_nonzero().get();
-    let pid = i32::try_from(std::process::id()).unwrap_or(tid);
-    host::schedstat(pid, tid).map_or(0, |(cpu_ns, _)| cpu_ns)
 }
 
 #[cfg(test)]

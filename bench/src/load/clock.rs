@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 
+use super::nanoseconds;
+
 /// Readings of both clocks of which the closest pair counts.
 const READINGS: usize = 16;
 /// Difference of the two clocks' paces over a load from which the stamps are not believed.
@@ -54,10 +56,6 @@ impl Clock {
         let again = Self::new(self.start).real_start;
         again.abs_diff(self.real_start) > MOST_DRIFT
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The two clocks at the same instant, as nearly as can be had.

@@ -18,6 +18,7 @@ use super::{
     raise_open_files, read_last, start_device,
 };
 use crate::analyse::capacity::{Bisection, CapacitySummary, Probe, operations_needed};
+use crate::analyse::gates::MOST_OF_CEILING;
 use crate::analyse::{analyse, gates};
 use crate::broker;
 use crate::calibrate::{self, CalibrateError};
@@ -35,8 +36,6 @@ const SCENARIO: &str = "capacity";
 const COST: &str = "cost";
 /// Rungs of the cost ladder, in percent of the slowest subject's capacity.
 const RUNGS: [u32; 4] = [10, 25, 50, 75];
-/// Share of the generator's ceiling up to which it is not the bottleneck.
-const CEILING_SHARE: f64 = 1.0 / 3.0;
 /// Window in which the ceiling is measured.
 const CEILING_WINDOW: Duration = Duration::from_secs(2);
 /// Fresh launches that must hold at the rate that was found.
@@ -168,7 +167,7 @@ fn search_facts(
         slo_ns: options.slo.as_nanos() as f64,
         quantile: options.quantile,
         first_per_s: cell.load.rest.as_ref().map_or(1.0, |rest| rest.rate_per_s),
-        most_per_s: ceiling.rate_per_s * CEILING_SHARE,
+        most_per_s: ceiling.rate_per_s * MOST_OF_CEILING,
         ceiling_per_s: ceiling.rate_per_s,
         confirmations: CONFIRMATIONS,
     }))

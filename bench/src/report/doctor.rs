@@ -4,10 +4,9 @@ use super::document::{Banner, Block, Cell, Document, Table, Tone};
 use super::format::number;
 use super::plot::calibration as plot;
 use super::{html, markdown, resolution};
+use crate::analyse::gates::MOST_OF_CEILING;
 use crate::calibrate::{Calibration, Ceiling, Examination, Figure, Lateness, Step};
 
-/// A rate may be at most this share of the generator's ceiling.
-const SHARE_OF_CEILING: f64 = 1.0 / 3.0;
 /// A generator later than this is no witness.
 const SEND_LAG_LIMIT_NS: f64 = 100_000.0;
 /// A rate was held if this share of it was answered.
@@ -134,7 +133,7 @@ fn fast(it: &Examination) -> String {
     format!(
         "It reaches {} requests per second in the slowest layout, so a rate of up to {} may be asked of a subject.",
         number(lowest),
-        number(lowest * SHARE_OF_CEILING)
+        number(lowest * MOST_OF_CEILING)
     )
 }
 

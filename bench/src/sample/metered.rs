@@ -1,10 +1,9 @@
 //! What sampling itself costs.
 
-use std::time::{Duration, Instant};
-
-use rustix::time::{ClockId, clock_gettime};
+use std::time::Instant;
 
 use super::Sampler;
+use crate::host;
 use crate::load::nanoseconds;
 use crate::record::Sample;
 
@@ -36,7 +35,7 @@ impl Look {
     fn now() -> Self {
         Self {
             at: Instant::now(),
-            own_ns: own_ns(),
+            own_ns: host::own_cpu_ns(),
         }
     }
 
@@ -74,7 +73,7 @@ impl<S: Sampler> Sampler for Metered<S> {
         self.first.get_or_insert(look);
         self.last = Some(look);
         let sample = self.inner.sample(t_ms);
-        self.cost_ns = own_ns().saturating_sub(look.own_ns);
+        self.cost_ns = host::own_cpu_ns().saturating_sub(look.own_ns);
         sample
     }
 
@@ -88,26 +87,20 @@ impl<S: Sampler> Sampler for Metered<S> {
     }
 }
 
-/// CPU of the calling thread since its start.
-fn own_ns() -> u64 {
-    let time = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime));
-    // CPU time is never negative.
-    nanoseconds(time.unwrap_or_default())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Timeline, watch};
     use super::*;
     use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
 
     /// Burns 4 ms of each of its samples.
     struct Greedy;
 
     impl Sampler for Greedy {
         fn sample(&mut self, t_ms: f64) -> Option<Sample> {
-            let from = own_ns();
-            while own_ns() - from < 4_000_000 {
+            let from = host::own_cpu_ns();
+            while host::own_cpu_ns() - from < 4_000_000 {
                 std::hint::spin_loop();
             }
             Some(Sample {

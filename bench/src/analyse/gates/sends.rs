@@ -10,7 +10,7 @@ use crate::analyse::statistics::theil_sen;
 use crate::record::{Kind, Launch, Slice};
 
 /// Highest offered rate, as a share of the generator's ceiling.
-const MOST_OF_CEILING: f64 = 1.0 / 3.0;
+pub const MOST_OF_CEILING: f64 = 1.0 / 3.0;
 /// Highest result of a closed loop, as a share of the same: nearer to it, it may be the generator's.
 const MOST_OF_CEILING_CLOSED: f64 = 0.8;
 /// Fewest parts of the window whose send lags show a drift.
