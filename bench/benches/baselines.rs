@@ -22,7 +22,7 @@ use contract::{QueueType, amqp::INGEST_QUEUE};
 use serde::Deserialize;
 use threeways::{
     broker::{self, Broker},
-    host,
+    host::{self, awake::Awake},
     http::{Client, Request},
     launch::{self, LaunchPlan, Running},
     load::{AmqpPlan, Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan, seed_message},
@@ -34,7 +34,7 @@ use threeways::{
 
 #[path = "turns/figures.rs"]
 mod figures;
-use figures::{Figure, add, median, table};
+use figures::{Figure, add, median, number, table};
 
 /// Connections of the closed loop.
 const CONNECTIONS: usize = 16;
@@ -53,13 +53,8 @@ struct Arena {
 }
 
 fn main() -> Result<()> {
-    let number = |name: &str, default: u64| match std::env::var(name) {
-        Ok(text) => text
-            .parse::<u64>()
-            .with_context(|| format!("{name}={text}")),
-        Err(_) => Ok(default),
-    };
     let rounds = number("THREEWAYS_ROUNDS", 5)?;
+    let _awake = Awake::hold();
     let mut arena = Arena::open(number("THREEWAYS_MESSAGES", 50_000)?)?;
     let mut figures: Vec<Figure> = Vec::new();
     for round in 0..rounds {

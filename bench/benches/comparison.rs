@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use threeways::cli;
+use threeways::host::awake::Awake;
 use threeways::pipeline::RunOptions;
 use threeways::profile::ProfileName;
 
@@ -24,6 +25,7 @@ fn compare() -> anyhow::Result<u8> {
         .parse()
         .map_err(anyhow::Error::msg)
         .context("THREEWAYS_PROFILE")?;
+    let _awake = Awake::hold();
     cli::run(&RunOptions {
         objectives: vec![],
         profile,

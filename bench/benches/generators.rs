@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, Result};
 use threeways::{
     calibrate::Cores,
-    host,
+    host::{self, awake::Awake},
     load::{Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan},
     record::{Kind, Layout},
     sample::ProcessTree,
@@ -29,7 +29,7 @@ use threeways::{
 
 #[path = "turns/figures.rs"]
 mod figures;
-use figures::{Figure, add, table};
+use figures::{Figure, add, number, table};
 
 /// Connections of every contestant.
 const CONNECTIONS: usize = 64;
@@ -105,15 +105,10 @@ const AT_HIGH_RATES: [[&str; 3]; 2] = [
 ];
 
 fn main() -> Result<()> {
-    let number = |name: &str, default: u64| match std::env::var(name) {
-        Ok(text) => text
-            .parse::<u64>()
-            .with_context(|| format!("{name}={text}")),
-        Err(_) => Ok(default),
-    };
     let rounds = number("THREEWAYS_ROUNDS", 5)?;
     let window = Duration::from_secs(number("THREEWAYS_WINDOW_S", 3)?);
     let cores = Cores::of(Layout::Isolated);
+    let _awake = Awake::hold();
     let server = TruthServer::start(Behaviour::NULL, cores.server)?;
     let tools: Vec<&Tool> = TOOLS.iter().filter(|tool| is_installed(tool)).collect();
     let mut figures = Vec::new();

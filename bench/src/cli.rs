@@ -20,6 +20,7 @@ use crate::device::Simulator;
 use crate::faults;
 use crate::handicap;
 use crate::host;
+use crate::host::awake::Awake;
 use crate::pipeline::{
     self, CampaignOptions, CapacityOptions, RunEnd, RunError, RunOptions, RunReport, Suite,
     VerifyOptions,
@@ -61,6 +62,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    let keeps_awake = cli.verb.measures() && !cli.let_cores_sleep;
+    let _awake = keeps_awake.then(Awake::hold);
     match perform(cli.verb) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

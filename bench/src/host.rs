@@ -1,5 +1,6 @@
 //! The machine: what it is, whether it is quiet, and who used it during a window.
 
+pub mod awake;
 pub mod pinning;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub fn facts() -> Host {
             .nth(1)
             .and_then(|hard| hard.parse().ok())
             .unwrap_or(0),
+        cores_stay_awake: awake::cores_stay_awake(),
     }
 }
 

@@ -1,5 +1,14 @@
 //! Figures of contestants that take turns, and their table.
 
+use anyhow::{Context, Result};
+
+/// The number in an environment variable; `default` if it is not set.
+pub fn number(name: &str, default: u64) -> Result<u64> {
+    std::env::var(name).map_or(Ok(default), |text| {
+        text.parse().with_context(|| format!("{name}={text}"))
+    })
+}
+
 /// One measured figure of one contestant.
 pub struct Figure {
     contestant: String,

@@ -128,7 +128,10 @@ fn caveats(before: &Summary, after: &Summary) -> Vec<String> {
         ));
     }
     if before.host != after.host {
-        caveats.push("the machines differ, so a change may be the machine's".to_owned());
+        caveats.push(
+            "the machines, or what their idle cores may do, differ: a change may be theirs"
+                .to_owned(),
+        );
     }
     if before.profile != after.profile {
         let (before, after) = (&before.profile, &after.profile);

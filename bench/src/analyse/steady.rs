@@ -20,6 +20,9 @@ use crate::record::{Kind, Sample, Slice};
 const MOST_PARTS: usize = 20;
 /// Fewest parts that say anything: with fewer, no order of them is rare enough.
 const FEWEST_PARTS: usize = 8;
+/// Shortest part in ms. What the scheduler or the broker does once makes a course of shorter ones, so
+/// that a window under 0.8 s cannot be judged.
+const SHORTEST_PART_MS: f64 = 100.0;
 /// Observations of a batch of MSER-5.
 const BATCH: u64 = 5;
 /// Chance that a launch in a steady state is taken for one that is not, all its courses together.
@@ -171,21 +174,22 @@ impl Course {
 /// The courses that are long enough and above 0.
 fn series(data: &LaunchData) -> Vec<(Quantity, Vec<f64>)> {
     let launch = &data.launch;
+    let most = most_parts(launch.window_s);
     let slices = |kind| data.slices.get(&tag(kind, "response")).map(Vec::as_slice);
     let (rest, amqp) = (slices(Kind::Rest), slices(Kind::Amqp));
     let is_open = |kind: Kind| launch.arrival_rate_per_s.contains_key(&kind);
     let rest = match (rest, is_open(Kind::Rest)) {
-        (Some(slices), true) => Some((Quantity::RestResponse, response(slices))),
-        (Some(slices), false) => Some((Quantity::Throughput, throughput(slices))),
+        (Some(slices), true) => Some((Quantity::RestResponse, response(slices, most))),
+        (Some(slices), false) => Some((Quantity::Throughput, throughput(slices, most))),
         (None, _) => None,
     };
-    let amqp = amqp.map(|slices| (Quantity::AmqpResponse, response(slices)));
+    let amqp = amqp.map(|slices| (Quantity::AmqpResponse, response(slices, most)));
     let operations = launch.operations.values().map(answered).sum();
     let found = [
         rest,
         amqp,
-        Some((Quantity::Cpu, cpu(&data.samples, operations))),
-        Some((Quantity::Pss, pss(&data.samples))),
+        Some((Quantity::Cpu, cpu(&data.samples, most, operations))),
+        Some((Quantity::Pss, pss(&data.samples, most))),
     ];
     let is_long = |(_, values): &(Quantity, Vec<f64>)| {
         values.len() >= FEWEST_PARTS && values.iter().all(|value| *value > 0.0)
@@ -193,14 +197,22 @@ fn series(data: &LaunchData) -> Vec<(Quantity, Vec<f64>)> {
     found.into_iter().flatten().filter(is_long).collect()
 }
 
-/// How many of `points` go into each part, so that it holds a batch of operations.
-fn points_per_part(points: usize, operations: u64) -> usize {
+/// Into how many parts a window may be cut.
+fn most_parts(window_s: f64) -> usize {
+    // A ratio of two durations, cut off; the little more forgives the rounding of 0.8 s.
+    let parts = window_s * 1e3 / SHORTEST_PART_MS + 1e-6;
+    MOST_PARTS.min(parts as usize)
+}
+
+/// How many of `points` go into each part, so that there are no more than `most` parts and each holds
+/// a batch of operations.
+fn points_per_part(points: usize, most: usize, operations: u64) -> usize {
     let batches = usize::try_from(operations / BATCH).unwrap_or(usize::MAX);
-    points.div_ceil(MOST_PARTS.min(batches).max(1)).max(1)
+    points.div_ceil(most.min(batches).max(1)).max(1)
 }
 
 /// Median response times; of slices taken together, their mean weighted by operations.
-fn response(slices: &[Slice]) -> Vec<f64> {
+fn response(slices: &[Slice], most: usize) -> Vec<f64> {
     let operations = slices.iter().map(|it| it.operations).sum();
     let of = |part: &[Slice]| {
         let count: u64 = part.iter().map(|it| it.operations).sum();
@@ -209,21 +221,25 @@ fn response(slices: &[Slice]) -> Vec<f64> {
             .map(|it| it.median_ns as f64 * it.operations as f64);
         sum.sum::<f64>() / count.max(1) as f64
     };
-    let parts = slices.chunks(points_per_part(slices.len(), operations));
+    let parts = slices.chunks(points_per_part(slices.len(), most, operations));
     parts.map(of).collect()
 }
 
-fn throughput(slices: &[Slice]) -> Vec<f64> {
-    let of = |part: &Slice| part.operations as f64 / part.length_s;
-    slices.iter().map(of).collect()
+fn throughput(slices: &[Slice], most: usize) -> Vec<f64> {
+    let of = |part: &[Slice]| {
+        let length_s: f64 = part.iter().map(|it| it.length_s).sum();
+        part.iter().map(|it| it.operations).sum::<u64>() as f64 / length_s
+    };
+    let parts = slices.chunks(points_per_part(slices.len(), most, u64::MAX));
+    parts.map(of).collect()
 }
 
 /// CPU per time between the samples at the edges of the parts.
-fn cpu(samples: &[Sample], operations: u64) -> Vec<f64> {
+fn cpu(samples: &[Sample], most: usize, operations: u64) -> Vec<f64> {
     let gaps = samples.len().saturating_sub(1);
     let edges: Vec<&Sample> = samples
         .iter()
-        .step_by(points_per_part(gaps, operations))
+        .step_by(points_per_part(gaps, most, operations))
         .collect();
     let rate = |pair: &[&Sample]| {
         (pair[1].cpu_ns.saturating_sub(pair[0].cpu_ns)) as f64 / (pair[1].t_ms - pair[0].t_ms)
@@ -231,7 +247,7 @@ fn cpu(samples: &[Sample], operations: u64) -> Vec<f64> {
     edges.windows(2).map(rate).collect()
 }
 
-fn pss(samples: &[Sample]) -> Vec<f64> {
+fn pss(samples: &[Sample], most: usize) -> Vec<f64> {
     let length_ms = match samples {
         [first, .., last] => last.t_ms - first.t_ms,
         _ => 0.0,
@@ -244,7 +260,7 @@ fn pss(samples: &[Sample]) -> Vec<f64> {
         median(&mut sizes.collect::<Vec<_>>()).unwrap_or_default()
     };
     samples
-        .chunks(points_per_part(samples.len(), u64::MAX))
+        .chunks(points_per_part(samples.len(), most, u64::MAX))
         .map(of)
         .collect()
 }

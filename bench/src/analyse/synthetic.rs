@@ -134,6 +134,7 @@ fn manifest(cells: Vec<CellFacts>, order: Vec<Vec<String>>) -> Manifest {
             cores: 2,
             memory_bytes: 8 << 30,
             open_files_limit: 20_000,
+            cores_stay_awake: true,
         },
         broker: BrokerFacts {
             version: "RabbitMQ 3.10.8".into(),

@@ -20,14 +20,16 @@ use crate::record::Layout;
 #[command(
     name = "threeways",
     version,
-    after_help = "Exit codes: 0 done (the report says which launches are \
-valid); 1 a subject gave wrong answers, lost messages, died or failed a case, an objective of --slo was not held, a comparison found \
-something worse, or the doctor found the instrument wrong; 2 usage or configuration; 3 no broker, build or folder; \
-valid); 1 a subject gave wrong answers, lost messages, died or failed a case, a comparison found \
-something worse, the doctor found the instrument wrong, or `resolve` missed a target; 2 usage or configuration; 3 no broker, build or folder; \
+    after_help = "Exit codes: 0 done (the report says which launches are valid); 1 a subject gave wrong answers, lost \
+messages, died or failed a case, an objective of --slo was not held, a comparison found something worse, the doctor \
+found the instrument wrong, or `resolve` missed a target; 2 usage or configuration; 3 no broker, build or folder; \
 130 interrupted."
 )]
 pub(super) struct Cli {
+    /// Let cores without work sleep while something is measured, as most hosts in service do; figures
+    /// scatter more by it.
+    #[arg(long, global = true)]
+    pub(super) let_cores_sleep: bool,
     #[command(subcommand)]
     pub(super) verb: Verb,
 }
@@ -61,6 +63,18 @@ pub(super) enum Verb {
     /// Run a service and burn CPU beside it: the planted slow-down of `resolve`.
     #[command(hide = true)]
     Handicap(HandicapArgs),
+}
+
+impl Verb {
+    /// Whether it measures anything.
+    pub(super) fn measures(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Capacity(_) | Self::Resolve(_) => true,
+            Self::Doctor(args) => args.from.is_none(),
+            Self::Verify(_) | Self::Compare(_) | Self::Report(_) | Self::List => false,
+            Self::Broker { .. } | Self::Device(_) | Self::Handicap(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

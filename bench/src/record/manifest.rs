@@ -96,6 +96,20 @@ pub struct Host {
     pub memory_bytes: u64,
     /// Hard limit of open files.
     pub open_files_limit: u64,
+    /// Whether its cores were forbidden to sleep.
+    #[serde(default)]
+    pub cores_stay_awake: bool,
+}
+
+impl Host {
+    /// What its cores do without work, in words.
+    #[must_use]
+    pub fn idle_cores(&self) -> &'static str {
+        match self.cores_stay_awake {
+            true => "kept awake",
+            false => "may sleep",
+        }
+    }
 }
 
 /// The broker.

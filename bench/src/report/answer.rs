@@ -323,9 +323,10 @@ fn limits(summary: &Summary) -> String {
     layouts.dedup();
     let names: Vec<&str> = layouts.into_iter().map(Layout::as_str).collect();
     format!(
-        "the figures hold for this machine ({}, {} cores) and the {} layout, winners are adjusted for all comparisons of their cell (Holm), and nothing is said about simplicity",
+        "the figures hold for this machine ({}, {} cores, idle ones {}) and the {} layout, winners are adjusted for all comparisons of their cell (Holm), and nothing is said about simplicity",
         summary.host.cpu_model,
         summary.host.cores,
+        summary.host.idle_cores(),
         list(&names)
     )
 }
@@ -406,7 +407,7 @@ mod tests {
             trust,
             "Trust: 72 of 72 launches valid (0 disturbed by the host, 0 invalid; every gate held); 3 \
              blocks are few, so that only large differences can show; the figures hold for this \
-             machine (Made-up CPU, 2 cores) and the isolated layout, winners are adjusted for all \
+             machine (Made-up CPU, 2 cores, idle ones kept awake) and the isolated layout, winners are adjusted for all \
              comparisons of their cell (Holm), and nothing is said about simplicity."
         );
     }

@@ -316,6 +316,7 @@ fn machine(it: &Examination) -> Table {
         rows: vec![
             row("CPU", format!("{}, {} cores", host.cpu_model, host.cores)),
             row("kernel", host.kernel.clone()),
+            row("idle cores", host.idle_cores().to_owned()),
             row("memory", format!("{} MiB", host.memory_bytes >> 20)),
             row("open files at the most", host.open_files_limit.to_string()),
             row(

@@ -300,7 +300,7 @@ fn made_of(manifest: &Manifest) -> [(&'static str, String); 7] {
     ]
 }
 
-fn made_on(manifest: &Manifest) -> [(&'static str, String); 6] {
+fn made_on(manifest: &Manifest) -> [(&'static str, String); 7] {
     let (host, broker) = (&manifest.host, &manifest.broker);
     let pinned = if broker.pinned {
         "pinned"
@@ -314,6 +314,7 @@ fn made_on(manifest: &Manifest) -> [(&'static str, String); 6] {
             format!("{}, {} cores, {memory} GiB", host.cpu_model, host.cores),
         ),
         ("Kernel", host.kernel.clone()),
+        ("Idle cores", host.idle_cores().to_owned()),
         ("Open files", format::number(host.open_files_limit as f64)),
         (
             "Broker",

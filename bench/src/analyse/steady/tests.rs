@@ -145,19 +145,23 @@ fn a_planted_warm_up_of_a_tenth_is_found_more_often_than_not() {
     assert!(found > 100, "{found} of 200");
 }
 
-#[test]
-fn parts_with_few_operations_are_taken_together_and_a_short_course_is_not_judged() {
-    let slice = |operations, median_ns| Slice {
+fn slice(operations: u64, median_ns: u64) -> Slice {
+    Slice {
+        start_s: 0.0,
+        length_s: 0.05,
         operations,
         median_ns,
-        ..Slice::default()
-    };
+    }
+}
+
+#[test]
+fn parts_with_few_operations_are_taken_together_and_a_short_course_is_not_judged() {
     let sparse: Vec<Slice> = [(1, 100), (3, 200)].map(|(n, ns)| slice(n, ns)).repeat(10);
-    let parts = response(&sparse);
+    let parts = response(&sparse, MOST_PARTS);
     // 40 operations are eight batches of five: three slices of twenty to each.
     assert_eq!(parts.len(), 7);
     assert_eq!(parts[0], (100.0 + 3.0 * 200.0 + 100.0) / 5.0);
-    let dense = response(&[slice(50, 100); 20]);
+    let dense = response(&[slice(50, 100); 20], MOST_PARTS);
     assert_eq!(dense, [100.0; 20]);
     let mut data = synthetic::one_launch();
     data.samples.truncate(5);
@@ -190,7 +194,18 @@ fn cpu_is_the_growth_of_the_counter_between_samples() {
         ..Sample::default()
     };
     let samples: Vec<Sample> = (0..=40).map(sample).collect();
-    assert_eq!(cpu(&samples, 1_000), [100_000.0; 20]);
-    assert_eq!(cpu(&samples, 50).len(), 10);
-    assert!(cpu(&[], 1_000).is_empty());
+    assert_eq!(cpu(&samples, MOST_PARTS, 1_000), [100_000.0; 20]);
+    assert_eq!(cpu(&samples, MOST_PARTS, 50).len(), 10);
+    assert!(cpu(&[], MOST_PARTS, 1_000).is_empty());
+}
+
+#[test]
+fn parts_are_long_enough_that_one_hiccup_is_no_course() {
+    assert_eq!(most_parts(0.6), 6);
+    assert_eq!(most_parts(0.8), FEWEST_PARTS);
+    assert_eq!(most_parts(1.0), 10);
+    assert_eq!(most_parts(4.0), MOST_PARTS);
+    let whole = [slice(50, 100); 20];
+    assert_eq!(throughput(&whole, most_parts(1.0)).len(), 10);
+    assert!(response(&whole, most_parts(0.6)).len() < FEWEST_PARTS);
 }
