@@ -2,6 +2,7 @@
 
 pub mod awake;
 pub mod pinning;
+pub mod priority;
 
 use std::collections::BTreeMap;
 use std::fs;

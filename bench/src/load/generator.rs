@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use super::pacer::Arrival;
 use super::recorder::Recorder;
 use super::request::Exchange;
 use super::rest::Rest;
-use crate::host;
+use crate::host::{self, priority::prefer_thread};
 use crate::record::{GeneratorFacts, Kind, OperationCounts};
 use crate::run_dir::{Histograms, Intervals};
 
@@ -247,39 +246,13 @@ fn prepare_thread(cpu: Option<usize>, rate_per_s: f64) -> (String, Option<String
     if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
         log::warn!("the timer slack cannot be set: {error}");
     }
+    // The broker shares the core.
     let priority = prefer_thread(rate_per_s <= REAL_TIME_RATE_PER_S);
     let pinned = cpu.map(|cpu| host::pin_current_thread(&[cpu]));
     let fault = pinned
         .and_then(Result::err)
         .map(|error| format!("the generator cannot be pinned: {error}"));
     (priority, fault)
-}
-
-/// Asks for the real-time class if that is wanted, else for a better nice value.
-///
-/// The broker shares the generator's core, and an ordinary thread that wakes up waits until the
-/// running one has used up its slice: milliseconds. `chrt` is part of util-linux, which every
-/// distribution has; the system call behind it has no safe binding here.
-fn prefer_thread(real_time: bool) -> String {
-    let tid = rustix::thread::gettid();
-    let ask = || {
-        Command::new("chrt")
-            .args(["--fifo", "--pid", "10", &tid.as_raw_nonzero().to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-    };
-    if real_time && ask() {
-        return "fifo 10".into();
-    }
-    for nice in [-20, -10, -5] {
-        if rustix::process::setpriority_process(Some(tid), nice).is_ok() {
-            return format!("nice {nice}");
-        }
-    }
-    "none".into()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use rustix::event::{
 };
 
 use super::law::{Discipline, Freeze, Law};
-use crate::host;
+use crate::host::{self, priority::prefer_thread};
 use crate::load::nanoseconds;
 
 /// Epoll token of the listener.
@@ -101,7 +101,11 @@ impl TruthServer {
         let spawn = || {
             std::thread::Builder::new()
                 .name("truth".to_owned())
-                .spawn(move || server.run())
+                .spawn(move || {
+                    // Never in the real-time class: it does not sleep.
+                    prefer_thread(false);
+                    server.run()
+                })
         };
         Ok(Self {
             address,
