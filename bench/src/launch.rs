@@ -1,5 +1,7 @@
 //! Starts a subject, waits until it is ready, and stops it so that nothing is left behind.
 
+mod own_file;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -16,6 +18,8 @@ use crate::host;
 use crate::http::{Client, Request};
 use crate::sample::Family;
 use crate::subject::tail;
+
+pub use own_file::OwnFile;
 
 /// What a subject prints when its port is open, before the address.
 const LISTENING: &str = "listening on http://";

@@ -27,7 +27,7 @@ use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
 use crate::analyse::Summary;
 use crate::analyse::objective::Objective;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Broker, Room};
 use crate::calibrate;
 use crate::device::Simulator;
 use crate::launch::LaunchError;
@@ -224,17 +224,20 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
+    let rooms = rooms(&broker, &cells, built.len())?;
+    let groups = plan::groups(&slots, !rooms.is_empty());
     let mut bench = Bench {
+        rooms,
         broker: &mut broker,
         device: device.address(),
         profile: &profile,
         run: &run,
         seed,
         interrupt,
-        progress: planned(&slots),
+        progress: planned(&groups),
     };
     let measured = measure_ceilings(&bench, &cells, &mut manifest)
-        .and_then(|()| measure_all(&mut bench, &slots, 0, &mut manifest));
+        .and_then(|()| measure_all(&mut bench, &groups, 0, &mut manifest));
     visit.end(&broker);
     broker.stop();
     end(&run, &mut manifest, measured)
@@ -372,33 +375,54 @@ fn measure_ceilings(
 }
 
 /// The display of launches whose lengths are known about.
-fn planned(slots: &[Slot<'_>]) -> Rc<Progress> {
-    let steps = slots.iter().map(|slot| Step::of(slot.cell)).collect();
-    Rc::new(Progress::planned(steps))
+fn planned(groups: &[&[Slot<'_>]]) -> Rc<Progress> {
+    let steps = groups.iter().map(|it| Step::of(it[0].cell, it.len()));
+    Rc::new(Progress::planned(steps.collect()))
+}
+
+/// Rooms for the subjects that take turns; none if nobody does, or if the broker has none.
+fn rooms(broker: &Broker, cells: &[Cell], subjects: usize) -> Result<Vec<Room>, RunError> {
+    let turns = cells.iter().find(|cell| cell.scenario.turns);
+    let Some(cell) = turns.filter(|_| subjects > 1) else {
+        return Ok(Vec::new());
+    };
+    let rooms = broker.rooms(subjects)?;
+    if rooms.is_empty() {
+        log::warn!(
+            "the broker is no private node, so each subject of {} has the machine for itself \
+             instead of taking turns: differences must be larger to be seen",
+            cell.name
+        );
+    }
+    Ok(rooms)
 }
 
 /// Every launch in its order, numbered from `first` on; the manifest says how far it came.
 fn measure_all(
     bench: &mut Bench<'_>,
-    slots: &[Slot<'_>],
+    groups: &[&[Slot<'_>]],
     first: usize,
     manifest: &mut Manifest,
 ) -> Result<(), RunError> {
     let (started, before_s) = (Instant::now(), manifest.elapsed_s);
     await_quiet(bench);
     let mut ordinal = u32::try_from(first).unwrap_or(u32::MAX);
-    for slot in slots {
+    for group in groups {
         if bench.interrupt.load(Ordering::Relaxed) {
             break;
         }
-        let task = Task {
-            ordinal,
+        let rooms = bench.rooms_for(group.len());
+        let launches = group.iter().zip(&rooms);
+        let tasks = launches.map(|(slot, room)| Task {
+            ordinal: 0,
             block: slot.block,
             cell: slot.cell,
             subject: slot.subject,
             sampling: Sampling::Throughout,
-        };
-        let filled = slot::fill(bench, &task, &mut ordinal);
+            room,
+        });
+        let tasks: Vec<_> = tasks.collect();
+        let filled = slot::fill(bench, &tasks, &mut ordinal);
         manifest.elapsed_s = before_s + started.elapsed().as_secs_f64();
         filled?;
     }

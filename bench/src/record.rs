@@ -260,6 +260,10 @@ pub struct Launch {
     pub stop_s: f64,
     /// Length of the measured window, warm-up excluded.
     pub window_s: f64,
+    /// Pieces of the window, between which other launches of the block had theirs; 1 for a window of
+    /// one piece.
+    #[serde(default = "one")]
+    pub turns: u32,
     /// Offered load per kind in operations per second.
     pub arrival_rate_per_s: BTreeMap<Kind, f64>,
     /// Kinds whose sends are a Poisson process: their gaps are exponential.
@@ -286,6 +290,10 @@ pub struct Launch {
     pub sampler_ratio: Option<f64>,
     /// What went wrong, in words; a launch with a fault is invalid.
     pub faults: Vec<String>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Launch {
@@ -357,6 +365,7 @@ impl Launch {
             environment: BTreeMap::new(),
             ready_s: 0.1,
             stop_s: 0.1,
+            turns: 1,
             window_s: 1.0,
             arrival_rate_per_s: BTreeMap::new(),
             poisson: vec![],

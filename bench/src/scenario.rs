@@ -130,6 +130,10 @@ pub struct Scenario {
     /// Whether the first subject is measured under a second name as well: the noise floor.
     #[serde(default)]
     pub twin: bool,
+    /// Whether the subjects of a block are up together and take turns under load; else each has the
+    /// machine for itself.
+    #[serde(default)]
+    pub turns: bool,
     /// Lengths by profile; every profile is needed.
     pub durations: BTreeMap<ProfileName, Durations>,
 }

@@ -62,6 +62,8 @@ pub struct BuiltSubject {
     pub subject: Subject,
     /// The executable.
     pub executable: PathBuf,
+    /// What runs it, command line first; nothing as a rule.
+    pub before: Vec<String>,
     /// What the manifest says of it.
     pub facts: SubjectFacts,
 }
@@ -169,6 +171,7 @@ impl Subject {
         Ok(BuiltSubject {
             subject: self.clone(),
             executable,
+            before: Vec::new(),
             facts,
         })
     }
@@ -191,21 +194,23 @@ impl Subject {
 }
 
 impl BuiltSubject {
-    /// The same subject under a second name.
+    /// The same subject under a second name, to be compared with itself.
     #[must_use]
     pub fn twin(&self) -> Self {
-        let mut twin = self.clone();
-        let name = format!("{}-twin", self.subject.name);
-        let title = format!("{} (twin)", self.subject.title);
-        twin.subject.name.clone_from(&name);
-        twin.subject.title.clone_from(&title);
-        twin.facts = SubjectFacts {
-            name,
-            title,
-            twin_of: Some(self.subject.name.clone()),
-            ..twin.facts
-        };
+        let mut twin = self.again("twin");
+        twin.facts.twin_of = Some(self.subject.name.clone());
         twin
+    }
+
+    /// The same subject under another name.
+    #[must_use]
+    pub fn again(&self, what: &str) -> Self {
+        let mut again = self.clone();
+        again.subject.name = format!("{}-{what}", self.subject.name);
+        again.subject.title = format!("{} ({what})", self.subject.title);
+        again.facts.name.clone_from(&again.subject.name);
+        again.facts.title.clone_from(&again.subject.title);
+        again
     }
 
     /// Whether this is a second name.

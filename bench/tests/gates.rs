@@ -80,6 +80,7 @@ fn launch(load: LoadResult, rate_per_s: f64, window: Duration) -> LaunchData {
             environment: BTreeMap::new(),
             ready_s: 0.0,
             stop_s: 0.0,
+            turns: 1,
             window_s: window.as_secs_f64(),
             arrival_rate_per_s: BTreeMap::from([(Kind::Rest, rate_per_s)]),
             poisson: vec![],

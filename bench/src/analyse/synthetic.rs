@@ -189,6 +189,7 @@ fn launch(ordinal: u32, block: u32, cell: &CellFacts, subject: &str) -> LaunchDa
             environment: BTreeMap::from([("BC_PROFILE".into(), "shared".into())]),
             ready_s: noise.around(0.08, 1),
             stop_s: 0.05,
+            turns: 1,
             window_s: cell.window_s,
             arrival_rate_per_s: cell.arrival_rate_per_s.clone(),
             poisson: vec![],

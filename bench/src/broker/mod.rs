@@ -14,6 +14,7 @@ mod install;
 mod node;
 mod process;
 mod reset;
+mod room;
 mod state;
 mod verbs;
 
@@ -38,6 +39,7 @@ use crate::{
 };
 
 pub use error::Error;
+pub use room::Room;
 pub use verbs::{down, kill_own, status, up};
 
 /// Where a broker answers that somebody else runs, with RabbitMQ's default user.
@@ -226,7 +228,7 @@ impl Broker {
     /// # Errors
     /// As [`Session::connect`].
     pub fn session(&self) -> Result<Session, amqp::Error> {
-        connect(&self.url, HANDSHAKE_LIMIT)
+        self.room().session()
     }
 
     /// Every process of a private node, to be pinned and accounted for; else none.
@@ -252,8 +254,7 @@ impl Broker {
     /// [`Error::NotEmpty`] or [`Error::Mismatch`] if that would destroy something on a broker
     /// that is not ours and `--purge` was not given.
     pub fn reset(&self, queue_type: QueueType) -> Result<(), Error> {
-        let may_destroy = self.is_ours() || self.purge;
-        reset::patiently(|| reset::reset(&mut self.session()?, queue_type, may_destroy))
+        self.room().reset(queue_type)
     }
 
     /// Number of ready messages in a queue, 0 if there is no such queue.
@@ -261,7 +262,7 @@ impl Broker {
     /// # Errors
     /// [`Error::Amqp`].
     pub fn depth(&self, queue: &str) -> Result<u32, Error> {
-        Ok(self.session()?.depth(queue)?.unwrap_or_default())
+        self.room().depth(queue)
     }
 
     /// Stops the server of a private node and leaves its data; [`Broker::resume`] ends it.

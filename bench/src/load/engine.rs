@@ -10,7 +10,7 @@ use rustix::thread::{ClockId, NanosleepRelativeResult, clock_nanosleep_relative}
 use super::alarm::{Alarm, LONGEST_LEAD_NS};
 use super::clock::Clock;
 use super::meter::Meter;
-use super::pacer::Pacer;
+use super::pacer::{Arrival, Pacer};
 use super::recorder::Recorder;
 use crate::record::{Kind, Operation};
 
@@ -118,11 +118,27 @@ pub trait LoadTarget {
 pub(super) enum Pacing {
     /// By a schedule.
     Open {
+        arrival: Arrival,
         pacer: Box<dyn Pacer + Send>,
         next_ns: u64,
+        /// Number of the schedule's first operation: higher than 0 if it was run before.
+        first_seq: u64,
     },
     /// As soon as fewer than this number are pending.
     Closed { connections: usize },
+}
+
+impl Pacing {
+    fn open(arrival: Arrival, now: Arrival, first_seq: u64) -> Self {
+        let mut pacer = now.pacer();
+        let next_ns = pacer.intended_ns(0);
+        Self::Open {
+            arrival,
+            pacer,
+            next_ns,
+            first_seq,
+        }
+    }
 }
 
 /// A target with its pacing.
@@ -133,15 +149,18 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn open(
-        target: Box<dyn LoadTarget + Send>,
-        mut pacer: Box<dyn Pacer + Send>,
-    ) -> Self {
-        let next_ns = pacer.intended_ns(0);
+    pub(super) fn open(target: Box<dyn LoadTarget + Send>, arrival: Arrival) -> Self {
         Self {
             target,
-            pacing: Pacing::Open { pacer, next_ns },
+            pacing: Pacing::open(arrival, arrival, 0),
             seq: 0,
+        }
+    }
+
+    /// Begins its schedule again; `turn` counts how often.
+    pub(super) fn rewind(&mut self, turn: u64) {
+        if let Pacing::Open { arrival, .. } = self.pacing {
+            self.pacing = Pacing::open(arrival, arrival.again(turn), self.seq);
         }
     }
 
@@ -164,12 +183,17 @@ impl Stream {
     /// Takes the next operation if it is due: its number and its intended instant.
     fn take_due(&mut self, now_ns: u64) -> Option<(u64, u64)> {
         let intended_ns = match &mut self.pacing {
-            Pacing::Open { pacer, next_ns } => {
+            Pacing::Open {
+                pacer,
+                next_ns,
+                first_seq,
+                ..
+            } => {
                 let due_ns = *next_ns;
                 if due_ns > now_ns {
                     return None;
                 }
-                *next_ns = pacer.intended_ns(self.seq + 1);
+                *next_ns = pacer.intended_ns(self.seq + 1 - *first_seq);
                 due_ns
             }
             Pacing::Closed { connections } if self.target.pending() < *connections => now_ns,

@@ -95,6 +95,10 @@ pub struct Generator {
     /// Sends per second of all schedules together; without end in a closed loop.
     rate_per_s: f64,
     live: Arc<Live>,
+    /// How often the schedule was run.
+    runs: u64,
+    /// What it has learnt of this machine's timers.
+    alarm: Alarm,
 }
 
 impl Generator {
@@ -117,6 +121,8 @@ impl Generator {
             cpu: plan.cpu,
             rate_per_s: 0.0,
             live: Arc::default(),
+            runs: 0,
+            alarm: Alarm::default(),
         };
         if let Some(rest) = plan.rest {
             generator.add_rest(rest)?;
@@ -151,7 +157,7 @@ impl Generator {
         .map_err(|source| LoadError::Connect { address, source })?;
         self.rate_per_s += plan.arrival.map_or(f64::INFINITY, Arrival::rate_per_s);
         self.streams.push(match plan.arrival {
-            Some(arrival) => Stream::open(Box::new(rest), arrival.pacer()),
+            Some(arrival) => Stream::open(Box::new(rest), arrival),
             None => Stream::closed(Box::new(rest), plan.connections),
         });
         Ok(())
@@ -161,8 +167,7 @@ impl Generator {
         let amqp = Amqp::connect(&self.poll, self.next_token(), plan, self.timeout_ns)
             .map_err(LoadError::Broker)?;
         self.rate_per_s += arrival.rate_per_s();
-        self.streams
-            .push(Stream::open(Box::new(amqp), arrival.pacer()));
+        self.streams.push(Stream::open(Box::new(amqp), arrival));
         Ok(())
     }
 
@@ -181,7 +186,30 @@ impl Generator {
     /// Runs the schedule from `start`; call it on a thread of its own.
     #[must_use]
     pub fn run(mut self, start: Instant, abort: &AtomicBool) -> LoadResult {
-        let (priority, unpinned) = prepare_thread(self.cpu, self.rate_per_s);
+        let thread = self.take_thread();
+        self.run_once(&thread, start, abort)
+    }
+
+    /// Makes the calling thread fit for the load: exact timers, the generator's core, and its turn
+    /// first.
+    #[must_use]
+    pub fn take_thread(&self) -> GeneratorThread {
+        GeneratorThread::take(self.cpu, self.rate_per_s)
+    }
+
+    /// Runs the schedule from `start` on a thread that was taken. Called again, it runs it once more
+    /// over the same connections; its counts of published messages go on.
+    #[must_use]
+    pub fn run_once(
+        &mut self,
+        thread: &GeneratorThread,
+        start: Instant,
+        abort: &AtomicBool,
+    ) -> LoadResult {
+        for stream in self.streams.iter_mut().filter(|_| self.runs > 0) {
+            stream.rewind(self.runs);
+        }
+        self.runs += 1;
         await_start(start);
         let mut engine = Engine {
             poll: &self.poll,
@@ -189,13 +217,14 @@ impl Generator {
             window: self.window,
             timeout_ns: self.timeout_ns,
             abort,
-            recorder: Recorder::new(self.window).shown_by(self.live),
+            recorder: Recorder::new(self.window).shown_by(Arc::clone(&self.live)),
             clock: Clock::new(start),
             meter: Meter::default(),
-            alarm: Alarm::default(),
+            alarm: std::mem::take(&mut self.alarm),
             read_ns: 0,
             events: Vec::with_capacity(EVENTS),
         };
+        let unpinned = thread.unpinned.clone();
         for fault in unpinned
             .into_iter()
             .chain(engine.run().err().as_ref().map(poll_fault))
@@ -204,6 +233,7 @@ impl Generator {
             engine.recorder.fault(fault);
         }
         let own = engine.meter.own_time();
+        self.alarm = engine.alarm;
         let recorded = engine.recorder.finish();
         let window_ns = (self.window.end_ns - self.window.start_ns).max(1) as f64;
         let (published, confirmed) = self
@@ -221,12 +251,37 @@ impl Generator {
                 wait_ratio: own.wait_ns as f64 / window_ns,
                 max_in_flight: recorded.max_in_flight,
                 mean_in_flight: recorded.mean_in_flight,
-                priority,
+                priority: thread.priority.clone(),
             },
             published,
             confirmed,
             faults: recorded.faults,
         }
+    }
+}
+
+/// A thread that was made fit to be a generator's.
+#[derive(Debug)]
+pub struct GeneratorThread {
+    /// Which priority it got.
+    priority: String,
+    /// Why it does not keep to its core.
+    unpinned: Option<String>,
+}
+
+impl GeneratorThread {
+    fn take(cpu: Option<usize>, rate_per_s: f64) -> Self {
+        // A slack of 1 ns; without it the kernel may delay each wake-up by 50 µs.
+        if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
+            log::warn!("the timer slack cannot be set: {error}");
+        }
+        // The broker shares the core.
+        let priority = prefer_thread(rate_per_s <= REAL_TIME_RATE_PER_S);
+        let pinned = cpu.map(|cpu| host::pin_current_thread(&[cpu]));
+        let unpinned = pinned
+            .and_then(Result::err)
+            .map(|error| format!("the generator cannot be pinned: {error}"));
+        Self { priority, unpinned }
     }
 }
 
@@ -237,22 +292,6 @@ fn poll_fault(error: &std::io::Error) -> String {
 /// A duration in ns; the longest that fits if it is longer.
 pub(crate) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Makes the calling thread's timers exact and its turn come first, and pins it: the priority
-/// that it got, and a fault if the core cannot be had.
-fn prepare_thread(cpu: Option<usize>, rate_per_s: f64) -> (String, Option<String>) {
-    // A slack of 1 ns; without it the kernel may delay each wake-up by 50 µs.
-    if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(1)) {
-        log::warn!("the timer slack cannot be set: {error}");
-    }
-    // The broker shares the core.
-    let priority = prefer_thread(rate_per_s <= REAL_TIME_RATE_PER_S);
-    let pinned = cpu.map(|cpu| host::pin_current_thread(&[cpu]));
-    let fault = pinned
-        .and_then(Result::err)
-        .map(|error| format!("the generator cannot be pinned: {error}"));
-    (priority, fault)
 }
 
 #[cfg(test)]

@@ -32,14 +32,16 @@ mod pacer;
 mod recorder;
 mod request;
 mod rest;
+mod turns;
 
 pub use amqp::{AmqpPlan, seed_message};
 pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
-pub use generator::{Generator, LoadPlan, LoadResult, RestPlan};
+pub use generator::{Generator, GeneratorThread, LoadPlan, LoadResult, RestPlan};
 pub use live::{Live, View, Viewer};
 pub use pacer::{Arrival, Burst, MOST_STEPS, Pacer, Ramp, SplitMix, Step, Steps};
 pub use request::{Exchange, KEYS, key};
+pub use turns::Turns;
 
 /// Why the load could not be prepared.
 #[derive(Debug, thiserror::Error)]

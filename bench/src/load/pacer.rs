@@ -71,6 +71,19 @@ impl Arrival {
         }
     }
 
+    /// The same load once more, by other chances: gaps that are drawn are drawn anew.
+    #[must_use]
+    pub fn again(self, turn: u64) -> Self {
+        match self {
+            Self::Poisson { rate_per_s, seed } => Self::Poisson {
+                rate_per_s,
+                // Far from the seeds of neighbouring launches.
+                seed: SplitMix(seed.wrapping_add(turn << 48)).next_u64(),
+            },
+            same => same,
+        }
+    }
+
     /// The pacer of this arrival.
     #[must_use]
     pub fn pacer(self) -> Box<dyn Pacer + Send> {

@@ -107,6 +107,7 @@ pub fn capacity(
     run.write_manifest(&manifest)?;
     let mut bench = Bench {
         broker: &mut broker,
+        rooms: Vec::new(),
         device: device.address(),
         profile: &profile,
         run: &run,
@@ -207,8 +208,9 @@ fn measure(
         .map(|block| plan::order(&slots, block))
         .collect();
     bench.run.write_manifest(manifest)?;
-    bench.progress = planned(&slots);
-    measure_all(bench, &slots, made, manifest)
+    let groups = plan::groups(&slots, false);
+    bench.progress = planned(&groups);
+    measure_all(bench, &groups, made, manifest)
 }
 
 /// The cells of the cost ladder.
@@ -286,12 +288,14 @@ fn probe(
         return Ok(());
     };
     let cell = probe_cell(cell, rate_per_s, facts);
+    let room = bench.broker.room();
     let task = Task {
         ordinal: u32::try_from(made).unwrap_or(u32::MAX),
         block: round,
         cell: &cell,
         subject: search.subject,
         sampling: Sampling::Throughout,
+        room: &room,
     };
     bench
         .progress
@@ -314,7 +318,7 @@ fn probe_cell(cell: &Cell, rate_per_s: f64, facts: &SearchFacts) -> Cell {
 
 /// What the last launch says: read from what was written, as the analysis will read it.
 fn judge(run: &RunDir, facts: &SearchFacts) -> Result<Probe, RunDirError> {
-    let data = read_last(run)?;
+    let data = read_last(run, 1)?.remove(0);
     let gates = gates::judge(&data, host::facts().cores, Some(facts.ceiling_per_s));
     Ok(Probe::of(&data, &gates, facts))
 }

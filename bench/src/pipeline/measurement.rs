@@ -1,9 +1,12 @@
 //! One launch: from empty queues to a written record.
 
+mod draining;
 mod edges;
+mod together;
 mod written;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,21 +16,23 @@ use std::time::{Duration, Instant};
 use contract::QueueType;
 use contract::amqp::{DEAD_LETTER_QUEUE, INGEST_QUEUE};
 
+use draining::observe_drain;
 use edges::Edges;
+pub(super) use together::measure_together;
 
 use super::RunError;
 use super::inquiry;
 use super::progress::Progress;
-use crate::broker::Broker;
-use crate::host::{self, Reading};
-use crate::launch::{self, LaunchError, LaunchPlan, Running};
+use crate::broker::{Broker, Room};
+use crate::host;
+use crate::launch::{self, LaunchError, LaunchPlan, OwnFile, Running};
 use crate::load::{
     AmqpPlan, Exchange, Generator, KEYS, Live, LoadPlan, LoadResult, RestPlan, seed_message,
 };
 use crate::profile::Profile;
 use crate::record::{Conservation, HostDuring, Pinning, Resources, Sample};
-use crate::run_dir::RunDir;
-use crate::sample::{Metered, ProcessTree, Shown, Timeline, drain, resources, watch, watch_drain};
+use crate::run_dir::{LaunchDir, RunDir};
+use crate::sample::{Metered, ProcessTree, Shown, Timeline, resources, watch};
 use crate::scenario::{Cell, RestRequest};
 use crate::subject::BuiltSubject;
 
@@ -45,6 +50,8 @@ const WATCH: Duration = Duration::from_millis(5);
 /// What all launches share.
 pub(super) struct Bench<'a> {
     pub(super) broker: &'a mut Broker,
+    /// One for each subject that takes turns with others; none if nobody does.
+    pub(super) rooms: Vec<Room>,
     pub(super) device: SocketAddr,
     pub(super) profile: &'a Profile,
     pub(super) run: &'a RunDir,
@@ -54,6 +61,14 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Where that many launches at once have their queues.
+    pub(super) fn rooms_for(&self, launches: usize) -> Vec<Room> {
+        match launches {
+            1 => vec![self.broker.room()],
+            several => self.rooms[..several].to_vec(),
+        }
+    }
+
     /// Processes of the broker, if it is ours.
     pub(super) fn broker_pids(&self) -> Vec<i32> {
         let pids = self.broker.pids();
@@ -71,6 +86,8 @@ pub(super) struct Task<'a> {
     pub(super) cell: &'a Cell,
     pub(super) subject: &'a BuiltSubject,
     pub(super) sampling: Sampling,
+    /// Where its queues are.
+    pub(super) room: &'a Room,
 }
 
 /// How often the process tree is sampled.
@@ -108,6 +125,8 @@ struct Measured {
     pinning: Option<Pinning>,
     sampler_ratio: Option<f64>,
     window_s: f64,
+    /// Pieces of the window, with other launches between them; 1 for a window of one piece.
+    turns: u32,
     /// Events that were published beside the load: seeds and prefill.
     published: u64,
     confirmed: u64,
@@ -123,30 +142,80 @@ struct Measured {
 /// [`RunError`] if the broker cannot be emptied or the record cannot be written: then no later
 /// launch would do better.
 pub(super) fn measure(bench: &mut Bench<'_>, task: &Task<'_>) -> Result<Vec<String>, RunError> {
-    let dir = bench
-        .run
-        .begin_launch(task.ordinal, &task.cell.name, task.name(), task.block)?;
-    bench.broker.reset(QueueType::Quorum)?;
-    let plan = launch_plan(bench, task, dir.stderr_path());
-    let mut measured = Measured::default();
-    let observed = observe(bench, task, plan.clone(), &mut measured);
-    if let Err(fault) = &observed {
-        measured.faults.push(fault.to_string());
+    let mut begun = Begun::new(bench, task)?;
+    let observed = observe(bench, &mut begun);
+    begun.close(bench, observed)
+}
+
+/// A launch whose queues are empty and whose folder is there.
+struct Begun<'a> {
+    task: Task<'a>,
+    dir: LaunchDir,
+    plan: LaunchPlan,
+    running: Option<Running>,
+    measured: Measured,
+    /// Behind the subject, which may start children from it.
+    _own: OwnFile,
+}
+
+impl<'a> Begun<'a> {
+    fn new(bench: &Bench<'_>, task: &Task<'a>) -> Result<Self, RunError> {
+        let dir = bench
+            .run
+            .begin_launch(task.ordinal, &task.cell.name, task.name(), task.block)?;
+        task.room.reset(QueueType::Quorum)?;
+        let own = OwnFile::copy(&task.subject.executable, task.ordinal).map_err(|error| {
+            RunError::Machine("cannot copy the subject's executable".into(), error)
+        })?;
+        Ok(Self {
+            task: *task,
+            plan: launch_plan(bench, task, own.path(), dir.stderr_path()),
+            _own: own,
+            dir,
+            running: None,
+            measured: Measured::default(),
+        })
     }
-    if bench.interrupt.load(Ordering::Relaxed) {
-        measured
-            .faults
-            .push("the run was interrupted in this launch".into());
+
+    fn root(&self) -> Option<i32> {
+        self.running.as_ref().map(Running::root)
     }
-    let mut faults = std::mem::take(&mut measured.faults);
-    faults.append(&mut measured.load.faults);
-    let conservation = conservation(bench, &measured)?;
-    let launch = written::record(task, &plan, &measured, conservation, faults);
-    let times = (&measured.load.histograms, &measured.load.intervals);
-    dir.finish(&launch, times, &measured.samples)?;
-    match observed {
-        Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => Err(error.into()),
-        _ => Ok(launch.faults),
+
+    fn has_ended(&mut self) -> bool {
+        let running = self.running.as_mut();
+        running.is_some_and(|running| running.ended().is_some())
+    }
+
+    /// Asks for its accounts, stops it, and writes everything down.
+    fn close(
+        mut self,
+        bench: &Bench<'_>,
+        observed: Result<(), Fault>,
+    ) -> Result<Vec<String>, RunError> {
+        let (task, measured) = (&self.task, &mut self.measured);
+        if let Some(running) = self.running.take() {
+            end(running, measured);
+        }
+        if let Err(fault) = &observed {
+            measured.faults.push(fault.to_string());
+        }
+        if bench.interrupt.load(Ordering::Relaxed) {
+            measured
+                .faults
+                .push("the run was interrupted in this launch".into());
+        }
+        let mut faults = std::mem::take(&mut measured.faults);
+        faults.append(&mut measured.load.faults);
+        let conservation = conservation(task.room, measured)?;
+        let launch = written::record(task, &self.plan, measured, conservation, faults);
+        let times = (&measured.load.histograms, &measured.load.intervals);
+        self.dir.finish(&launch, times, &measured.samples)?;
+        match observed {
+            Err(Fault::Launch(error)) if !bench.interrupt.load(Ordering::Relaxed) => {
+                Err(error.into())
+            }
+            _ => Ok(launch.faults),
+        }
     }
 }
 
@@ -167,19 +236,27 @@ impl From<String> for Fault {
     }
 }
 
-fn launch_plan(bench: &Bench<'_>, task: &Task<'_>, stderr: std::path::PathBuf) -> LaunchPlan {
+fn launch_plan(
+    bench: &Bench<'_>,
+    task: &Task<'_>,
+    executable: &Path,
+    stderr: PathBuf,
+) -> LaunchPlan {
     let mut environment = task.cell.environment.clone();
     let fixed = [
         ("BC_HTTP_ADDR", "127.0.0.1:0".to_owned()),
-        ("BC_AMQP_URL", bench.broker.url.clone()),
+        ("BC_AMQP_URL", task.room.url.clone()),
         ("BC_DEVICE_ADDR", bench.device.to_string()),
         ("BC_NAME", "bench".to_owned()),
     ];
     environment.extend(fixed.map(|(name, value)| (name.to_owned(), value)));
+    let mut words = task.subject.before.clone();
+    words.push(executable.to_string_lossy().into_owned());
+    words.extend(task.subject.subject.args.iter().cloned());
     LaunchPlan {
         name: task.name().to_owned(),
-        executable: task.subject.executable.clone(),
-        args: task.subject.subject.args.clone(),
+        executable: words.remove(0).into(),
+        args: words,
         environment,
         cpus: host::subject_cpus(task.cell.scenario.layout),
         stderr,
@@ -187,22 +264,22 @@ fn launch_plan(bench: &Bench<'_>, task: &Task<'_>, stderr: std::path::PathBuf) -
     }
 }
 
-/// Everything between the start of the subject and its end.
-fn observe(
-    bench: &Bench<'_>,
-    task: &Task<'_>,
-    plan: LaunchPlan,
-    measured: &mut Measured,
-) -> Result<(), Fault> {
+/// Everything between the start of the subject and the order to end.
+fn observe(bench: &Bench<'_>, begun: &mut Begun<'_>) -> Result<(), Fault> {
+    let (task, measured) = (&begun.task, &mut begun.measured);
     if task.is_drain() {
         publish(bench, task, task.cell.prefill, measured)?;
     }
-    let mut running = launch::start(plan)?;
-    let result = if task.is_drain() {
-        observe_drain(bench, task, &mut running, measured)
+    let running = begun.running.insert(launch::start(begun.plan.clone())?);
+    if task.is_drain() {
+        observe_drain(bench, task, running, measured)
     } else {
-        observe_load(bench, task, &mut running, measured)
-    };
+        observe_load(bench, task, running, measured)
+    }
+}
+
+/// What the subject has to say of itself, and its end.
+fn end(mut running: Running, measured: &mut Measured) {
     if running.ended().is_none() {
         let expected = measured.confirmed + measured.load.confirmed;
         measured.deliveries = inquiry::deliveries(&running, expected);
@@ -211,7 +288,6 @@ fn observe(
     let stopped = running.stop(STOP_WITHIN);
     measured.stop_s = stopped.stop_s;
     measured.faults.extend(stopped.faults);
-    result
 }
 
 fn chain(error: impl Into<anyhow::Error>) -> String {
@@ -227,7 +303,7 @@ fn publish(
 ) -> Result<(), String> {
     let plan = amqp_plan(bench, task, "s");
     let publish = || {
-        let mut session = bench.broker.session()?;
+        let mut session = task.room.session()?;
         let batch = session.publish_batch((0..count).map(|seq| seed_message(&plan, seq)))?;
         session.close()?;
         Ok(batch)
@@ -247,7 +323,7 @@ fn amqp_plan(bench: &Bench<'_>, task: &Task<'_>, purpose: &str) -> AmqpPlan {
         .as_ref()
         .map_or(128, |amqp| amqp.payload_bytes);
     AmqpPlan {
-        url: bench.broker.url.clone(),
+        url: task.room.url.clone(),
         id_prefix: format!("{:x}-{}-{purpose}", bench.seed, task.ordinal),
         payload_bytes,
     }
@@ -259,16 +335,8 @@ fn observe_load(
     running: &mut Running,
     measured: &mut Measured,
 ) -> Result<(), Fault> {
-    running.await_ready()?;
-    inquiry::verify(running, &task.subject.subject.model)?;
-    if task.reads_latest() {
-        publish(bench, task, KEYS, measured)?;
-        inquiry::await_keys(running, KEYS)?;
-    }
-    let plan = load_plan(bench, task, running.address());
     let live = Arc::new(Live::default());
-    let generator = Generator::prepare(plan).map_err(chain)?;
-    let generator = generator.shown_by(Arc::clone(&live));
+    let generator = prepare(bench, task, running, measured)?.shown_by(Arc::clone(&live));
     let mut tree = Metered::new(Shown::new(ProcessTree::new(running.root()), &live));
     let start = Instant::now() + LEAD;
     let timeline = timeline(bench, task, start);
@@ -291,12 +359,14 @@ fn observe_load(
             let (live, cpus) = (&live, instrument.as_deref());
             scope.spawn(move || pinned(cpus, || display.show(live, &over)));
         }
-        guard(running, bench.interrupt, &abort, || load.is_finished());
+        let has_ended = || running.ended().is_some();
+        guard(has_ended, bench.interrupt, &abort, || load.is_finished());
         drop(shown);
         // The window is over: whoever still sleeps (idle has no load to wait for) may finish.
         (join(load), join(samples), join(between))
     });
     measured.window_s = task.cell.window_s;
+    measured.turns = 1;
     measured.load = load;
     measured.resources = resources(&samples);
     measured.samples = samples;
@@ -306,6 +376,23 @@ fn observe_load(
     }
     measured.sampler_ratio = tree.ratio();
     Ok(())
+}
+
+/// A subject that answers and has what the load reads, and the connections to it.
+fn prepare(
+    bench: &Bench<'_>,
+    task: &Task<'_>,
+    running: &mut Running,
+    measured: &mut Measured,
+) -> Result<Generator, Fault> {
+    running.await_ready()?;
+    inquiry::verify(running, &task.subject.subject.model)?;
+    if task.reads_latest() {
+        publish(bench, task, KEYS, measured)?;
+        inquiry::await_keys(running, KEYS)?;
+    }
+    let plan = load_plan(bench, task, running.address());
+    Ok(Generator::prepare(plan).map_err(chain)?)
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
@@ -324,15 +411,15 @@ fn pinned<T>(cpus: Option<&[usize]>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Sets `abort` when the subject has died or Ctrl-C was pressed, until `is_over`.
+/// Sets `abort` when a subject has ended or Ctrl-C was pressed, until `is_over`.
 fn guard(
-    running: &mut Running,
+    mut has_ended: impl FnMut() -> bool,
     interrupt: &AtomicBool,
     abort: &AtomicBool,
     is_over: impl Fn() -> bool,
 ) {
     while !is_over() {
-        if running.ended().is_some() || interrupt.load(Ordering::Relaxed) {
+        if has_ended() || interrupt.load(Ordering::Relaxed) {
             abort.store(true, Ordering::Relaxed);
         }
         std::thread::sleep(WATCH);
@@ -383,51 +470,8 @@ fn load_plan(bench: &Bench<'_>, task: &Task<'_>, address: SocketAddr) -> LoadPla
     }
 }
 
-/// The drain begins with the launch, so it is watched from the moment that the port is open.
-fn observe_drain(
-    bench: &Bench<'_>,
-    task: &Task<'_>,
-    running: &mut Running,
-    measured: &mut Measured,
-) -> Result<(), Fault> {
-    let address = running.address();
-    let mut tree = ProcessTree::new(running.root());
-    let abort = AtomicBool::new(false);
-    let instrument = host::instrument_cpu(task.cell.scenario.layout).map(|cpu| vec![cpu]);
-    let limits = (
-        Duration::from_secs_f64(1.0 / bench.profile.progress_rate_per_s),
-        Duration::from_secs_f64(task.cell.window_s),
-    );
-    let broker = bench.broker_pids();
-    let edges = Edges::new(task.cell.scenario.layout, running.root(), &broker);
-    let first = edges.look();
-    let before = Reading::take();
-    let (ready, watched) = std::thread::scope(|scope| {
-        let watching = scope.spawn(|| {
-            pinned(instrument.as_deref(), || {
-                let prefill = task.cell.prefill;
-                watch_drain(address, &mut tree, prefill, Instant::now(), limits, &abort)
-            })
-        });
-        let ready = running.await_ready();
-        abort.store(ready.is_err(), Ordering::Relaxed);
-        guard(running, bench.interrupt, &abort, || watching.is_finished());
-        (ready, join(watching))
-    });
-    let (readings, samples) = watched;
-    measured.host = Reading::take().since(&before, tree.members(), &broker);
-    measured.pinning = Some(edges.pinning(&first, &edges.look()));
-    let drain = drain(&readings, task.cell.prefill);
-    measured.window_s = drain.counted_s;
-    measured.drain = Some(drain);
-    measured.resources = resources(&samples);
-    measured.samples = samples;
-    ready?;
-    Ok(inquiry::verify(running, &task.subject.subject.model)?)
-}
-
 /// Every event accounted for, after the subject has ended and its queues are at rest.
-fn conservation(bench: &Bench<'_>, measured: &Measured) -> Result<Option<Conservation>, RunError> {
+fn conservation(room: &Room, measured: &Measured) -> Result<Option<Conservation>, RunError> {
     let published = measured.published + measured.load.published;
     if published == 0 {
         return Ok(None);
@@ -437,7 +481,7 @@ fn conservation(bench: &Bench<'_>, measured: &Measured) -> Result<Option<Conserv
         confirmed: measured.confirmed + measured.load.confirmed,
         acked: measured.deliveries.acked,
         duplicates: measured.deliveries.duplicates,
-        still_queued: bench.broker.depth(INGEST_QUEUE)?.into(),
-        dead_lettered: bench.broker.depth(DEAD_LETTER_QUEUE)?.into(),
+        still_queued: room.depth(INGEST_QUEUE)?.into(),
+        dead_lettered: room.depth(DEAD_LETTER_QUEUE)?.into(),
     }))
 }

@@ -50,14 +50,21 @@ pub(super) fn slots<'a>(
     slots
 }
 
+/// The slots that are filled at once: those of a cell and block whose subjects take turns, if they may;
+/// else each by itself.
+pub(super) fn groups<'s, 'a>(slots: &'s [Slot<'a>], may_take_turns: bool) -> Vec<&'s [Slot<'a>]> {
+    let belong = |one: &Slot<'_>, next: &Slot<'_>| {
+        let takes_turns = may_take_turns && one.cell.scenario.turns;
+        takes_turns && one.block == next.block && one.cell.name == next.cell.name
+    };
+    slots.chunk_by(belong).collect()
+}
+
 /// The orders of one cell's subjects in successive blocks.
 struct Orders<'a> {
     /// Which subject each letter of the square stands for, by chance.
     subjects: Vec<&'a BuiltSubject>,
-    rows: Vec<Vec<usize>>,
-    /// Rows of the present cycle that are still to come.
-    left: Vec<Vec<usize>>,
-    random: SplitMix,
+    rows: Rows,
 }
 
 impl<'a> Orders<'a> {
@@ -68,23 +75,46 @@ impl<'a> Orders<'a> {
         let mut subjects: Vec<_> = subjects.iter().filter(takes_part).collect();
         random.shuffle(&mut subjects);
         Self {
-            rows: williams(subjects.len()),
+            rows: Rows::new(subjects.len(), random),
             subjects,
+        }
+    }
+
+    /// The next order.
+    fn next(&mut self) -> Vec<&'a BuiltSubject> {
+        let row = self.rows.next();
+        row.into_iter()
+            .map(|letter| self.subjects[letter])
+            .collect()
+    }
+}
+
+/// Rows of Williams squares without end.
+#[derive(Debug)]
+pub(super) struct Rows {
+    rows: Vec<Vec<usize>>,
+    /// Rows of the present cycle that are still to come.
+    left: Vec<Vec<usize>>,
+    random: SplitMix,
+}
+
+impl Rows {
+    /// Rows of `count` letters, in an order by chance.
+    pub(super) fn new(count: usize, random: SplitMix) -> Self {
+        Self {
+            rows: williams(count),
             left: Vec::new(),
             random,
         }
     }
 
-    /// The next order; after each cycle all rows come again, in another order.
-    fn next(&mut self) -> Vec<&'a BuiltSubject> {
+    /// The next row; after each cycle all rows come again, in another order.
+    pub(super) fn next(&mut self) -> Vec<usize> {
         if self.left.is_empty() {
             self.left.clone_from(&self.rows);
             self.random.shuffle(&mut self.left);
         }
-        let row = self.left.pop().unwrap_or_default();
-        row.into_iter()
-            .map(|letter| self.subjects[letter])
-            .collect()
+        self.left.pop().unwrap_or_default()
     }
 }
 
@@ -197,6 +227,7 @@ mod tests {
             .filter(|subject| subject.default)
             .map(|subject| BuiltSubject {
                 subject,
+                before: vec![],
                 executable: "x".into(),
                 facts: facts.clone(),
             })

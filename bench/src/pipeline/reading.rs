@@ -20,10 +20,11 @@ pub fn read_run(run: &RunDir) -> Result<RunData, RunDirError> {
     })
 }
 
-/// What was written of the launch that was made last.
-pub(super) fn read_last(run: &RunDir) -> Result<LaunchData, RunDirError> {
+/// What was written of the launches that were made last, in their order.
+pub(super) fn read_last(run: &RunDir, count: usize) -> Result<Vec<LaunchData>, RunDirError> {
     let dirs = run.launch_dirs()?;
-    read_launch(dirs.last().expect("a launch was written just now"))
+    let first = dirs.len().saturating_sub(count);
+    dirs[first..].iter().map(read_launch).collect()
 }
 
 fn read_launch(dir: &LaunchDir) -> Result<LaunchData, RunDirError> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::measurement::{Bench, Sampling, Task};
-use super::plan::{self, Slot};
+use super::plan::{self, Rows, Slot};
 use super::progress::Progress;
 use super::{
     RunEnd, RunError, RunReport, Visit, await_quiet, build, pin_broker, read_run, slot,
@@ -73,8 +73,8 @@ impl Variant {
         match self {
             Self::Plain => built.clone(),
             Self::Twin => built.twin(),
-            Self::Slowed => named(built, "slowed"),
-            Self::Unsampled => named(built, "unsampled"),
+            Self::Slowed => built.again("slowed"),
+            Self::Unsampled => built.again("unsampled"),
         }
     }
 
@@ -84,15 +84,6 @@ impl Variant {
             Self::Plain | Self::Twin | Self::Slowed => Sampling::Throughout,
         }
     }
-}
-
-fn named(built: &BuiltSubject, what: &str) -> BuiltSubject {
-    let mut variant = built.clone();
-    variant.subject.name = format!("{}-{what}", built.subject.name);
-    variant.subject.title = format!("{} ({what})", built.subject.title);
-    variant.facts.name.clone_from(&variant.subject.name);
-    variant.facts.title.clone_from(&variant.subject.title);
-    variant
 }
 
 /// Launches one subject under every name in every block and tells what can be told apart.
@@ -147,6 +138,8 @@ pub(super) fn measure(
     let seed = options.seed.unwrap_or_else(plan::seed_of_the_clock);
     let profile = ProfileName::Standard.profile();
     let turns = turns(variants.len(), options.blocks, seed);
+    let rooms = super::rooms(broker, &cells, variants.len())?;
+    let together = variants.len().min(rooms.len().max(1));
     let mut manifest = manifest(&profile, seed, &root, &cells, variants, &built, &turns);
     manifest.broker = broker.facts.clone();
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
@@ -155,13 +148,14 @@ pub(super) fn measure(
     let mut series = Series {
         bench: Bench {
             broker,
+            rooms,
             device: device.address(),
             profile: &profile,
             run: &run,
             seed,
             interrupt,
             // One more for the calibration.
-            progress: Rc::new(Progress::new(turns.len() + 1)),
+            progress: Rc::new(Progress::new(turns.len() / together + 1)),
         },
         cells: &cells,
         ordinal: 0,
@@ -199,31 +193,11 @@ fn cells(root: &Path, window_s: f64) -> Result<[Cell; 2], RunError> {
 /// One launch of the plan: its block, and its place among the variants.
 type Turn = (u32, usize);
 
-/// Every variant once in each block. In each group of as many blocks as there are variants each of
-/// them stands once in every place and once behind every other one (Williams, "Experimental designs
-/// balanced for the estimation of residual effects of treatments", 1949; for an even number).
+/// Every variant once in each block, in the order of a Williams square.
 fn turns(variants: usize, blocks: u32, seed: u64) -> Vec<Turn> {
-    let mut random = SplitMix(seed);
-    let mut shifts: Vec<usize> = Vec::new();
-    let mut turns = Vec::new();
-    for block in 0..blocks {
-        if shifts.is_empty() {
-            shifts = (0..variants).collect();
-            random.shuffle(&mut shifts);
-        }
-        let shift = shifts.pop().expect("refilled above");
-        turns.extend(williams(variants, shift).map(|variant| (block, variant)));
-    }
-    turns
-}
-
-/// `0, 1, n − 1, 2, n − 2, …`, each moved on by `shift`.
-fn williams(n: usize, shift: usize) -> impl Iterator<Item = usize> {
-    let zigzag = (0..n).map(move |place| match place % 2 {
-        1 => place.div_ceil(2),
-        _ => (n - place / 2) % n,
-    });
-    zigzag.map(move |variant| (variant + shift) % n)
+    let mut rows = Rows::new(variants, SplitMix(seed));
+    let of = |block| rows.next().into_iter().map(move |place| (block, place));
+    (0..blocks).flat_map(of).collect()
 }
 
 fn manifest(
@@ -294,35 +268,53 @@ impl Series<'_> {
             }
             self.bench.run.write_manifest(manifest)?;
         }
-        for &(block, variant) in turns {
-            if self.bench.interrupt.load(Ordering::Relaxed) {
-                break;
+        for block in turns.chunks(variants.len()) {
+            let together = block.len().min(self.bench.rooms.len().max(1));
+            for group in block.chunks(together) {
+                if self.bench.interrupt.load(Ordering::Relaxed) {
+                    break;
+                }
+                self.measure(variants, &built, group)?;
+                manifest.elapsed_s = started.elapsed().as_secs_f64();
             }
-            let task = Task {
-                ordinal: 0,
-                block,
-                cell: &self.cells[0],
-                subject: &built[variant],
-                sampling: variants[variant].sampling(),
-            };
-            slot::fill(&mut self.bench, &task, &mut self.ordinal)?;
-            manifest.elapsed_s = started.elapsed().as_secs_f64();
         }
         self.bench.progress.finish();
         Ok(())
     }
 
+    fn measure(
+        &mut self,
+        variants: &[Variant],
+        built: &[BuiltSubject],
+        group: &[Turn],
+    ) -> Result<(), RunError> {
+        let rooms = self.bench.rooms_for(group.len());
+        let task = |(&(block, variant), room): (&Turn, _)| Task {
+            ordinal: 0,
+            block,
+            cell: &self.cells[0],
+            subject: &built[variant],
+            sampling: variants[variant].sampling(),
+            room,
+        };
+        let tasks: Vec<_> = group.iter().zip(&rooms).map(task).collect();
+        slot::fill(&mut self.bench, &tasks, &mut self.ordinal)?;
+        Ok(())
+    }
+
     /// CPU in µs per second by which the slowed one is to cost more.
     fn calibrate(&mut self, plain: &BuiltSubject) -> Result<f64, RunError> {
+        let room = self.bench.broker.room();
         let task = Task {
             ordinal: 0,
             block: 0,
             cell: &self.cells[1],
             subject: plain,
             sampling: Sampling::Throughout,
+            room: &room,
         };
-        let data = slot::fill(&mut self.bench, &task, &mut self.ordinal)?;
-        let launch = &data.launch;
+        let data = slot::fill(&mut self.bench, &[task], &mut self.ordinal)?;
+        let launch = &data[0].launch;
         let cpu_us = launch.resources.cpu_ns as f64 / 1e3;
         Ok((PLANTED_RATIO - 1.0) * cpu_us / launch.window_s.max(f64::MIN_POSITIVE))
     }
@@ -330,13 +322,11 @@ impl Series<'_> {
 
 /// Puts this program between the launch and the service.
 fn handicap(built: &mut BuiltSubject, us_per_s: f64) -> Result<(), RunError> {
-    let service = built.executable.to_string_lossy().into_owned();
-    built.executable = std::env::current_exe()
+    let own = std::env::current_exe()
         .map_err(|error| RunError::Machine("cannot find this program's own file".into(), error))?;
     let share = format!("--cpu-us-per-s={us_per_s:.0}");
-    let mut args = vec!["handicap".to_owned(), share, "--".to_owned(), service];
-    args.append(&mut built.subject.args);
-    built.subject.args = args;
+    let own = own.to_string_lossy().into_owned();
+    built.before = vec![own, "handicap".to_owned(), share, "--".to_owned()];
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! A slot of the plan: one launch, made again while others disturb it.
+//! A slot of the plan: one launch, or several that take turns, made again while others disturb them.
 
 use std::sync::atomic::Ordering;
 
@@ -8,27 +8,31 @@ use crate::analyse::LaunchData;
 use crate::analyse::gates;
 use crate::host;
 
-/// Launches in one slot at the most.
+/// Attempts at one slot at the most.
 const ATTEMPTS: u32 = 3;
 
 /// Fills a slot; `ordinal` is the number of its first launch and then of the one behind its last.
 ///
-/// A launch on a noisy host is kept and made again, told by what others used and never by its figures:
-/// what is repeated because of its own figures selects among them.
+/// A launch on a noisy host is kept and made again, and with it those that take turns with it: told by
+/// what others used and never by its figures, since what is repeated because of its own figures
+/// selects among them.
 ///
 /// # Errors
 /// Those of a launch.
 pub(super) fn fill(
     bench: &mut Bench<'_>,
-    task: &Task<'_>,
+    tasks: &[Task<'_>],
     ordinal: &mut u32,
-) -> Result<LaunchData, RunError> {
-    let what = format!("block {} {} {}", task.block, task.cell.name, task.name());
+) -> Result<Vec<LaunchData>, RunError> {
+    let names: Vec<&str> = tasks.iter().map(Task::name).collect();
+    let (block, cell) = (tasks[0].block, &tasks[0].cell.name);
+    let what = format!("block {block} {cell} {}", names.join(", "));
     bench.progress.next(&what);
     for attempt in 1.. {
-        let (data, is_quiet) = launch(bench, task, ordinal)?;
-        if is_quiet || attempt >= ATTEMPTS || bench.interrupt.load(Ordering::Relaxed) {
-            return Ok(data);
+        let made = attempt_at(bench, tasks, ordinal)?;
+        let is_last = attempt >= ATTEMPTS || bench.interrupt.load(Ordering::Relaxed);
+        if is_last || made.iter().all(is_quiet) {
+            return Ok(made);
         }
         bench
             .progress
@@ -37,24 +41,30 @@ pub(super) fn fill(
     unreachable!("the loop ends with the last attempt")
 }
 
-/// One launch, and whether the host was quiet.
-fn launch(
+fn attempt_at(
     bench: &mut Bench<'_>,
-    task: &Task<'_>,
+    tasks: &[Task<'_>],
     ordinal: &mut u32,
-) -> Result<(LaunchData, bool), RunError> {
-    let task = Task {
-        ordinal: *ordinal,
-        ..*task
-    };
-    *ordinal += 1;
-    for fault in measurement::measure(bench, &task)? {
-        bench
-            .progress
-            .warn(&format!("{} {}: {fault}", task.cell.name, task.name()));
+) -> Result<Vec<LaunchData>, RunError> {
+    let mut numbered = tasks.to_vec();
+    for task in &mut numbered {
+        task.ordinal = *ordinal;
+        *ordinal += 1;
     }
-    let data = read_last(bench.run)?;
+    let faults = match &numbered[..] {
+        [task] => measurement::measure(bench, task)?,
+        several => measurement::measure_together(bench, several)?,
+    };
+    for fault in faults {
+        let names: Vec<&str> = tasks.iter().map(Task::name).collect();
+        let (cell, names) = (&tasks[0].cell.name, names.join(", "));
+        bench.progress.warn(&format!("{cell} {names}: {fault}"));
+    }
+    Ok(read_last(bench.run, tasks.len())?)
+}
+
+/// Whether the host was quiet in a launch.
+fn is_quiet(data: &LaunchData) -> bool {
     let cores = u32::try_from(host::cores()).unwrap_or(u32::MAX);
-    let is_quiet = gates::is_quiet(&gates::judge(&data, cores, None));
-    Ok((data, is_quiet))
+    gates::is_quiet(&gates::judge(data, cores, None))
 }

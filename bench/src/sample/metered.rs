@@ -58,6 +58,13 @@ impl<S> Metered<S> {
         }
     }
 
+    fn look(&mut self) -> Look {
+        let look = Look::now();
+        self.first.get_or_insert(look);
+        self.last = Some(look);
+        look
+    }
+
     /// CPU of the sampling thread between the first and the last sample, as a share of a core; `None`
     /// without two samples.
     #[must_use]
@@ -69,12 +76,15 @@ impl<S> Metered<S> {
 
 impl<S: Sampler> Sampler for Metered<S> {
     fn sample(&mut self, t_ms: f64) -> Option<Sample> {
-        let look = Look::now();
-        self.first.get_or_insert(look);
-        self.last = Some(look);
+        let look = self.look();
         let sample = self.inner.sample(t_ms);
         self.cost_ns = host::own_cpu_ns().saturating_sub(look.own_ns);
         sample
+    }
+
+    fn counters(&mut self, t_ms: f64) -> Option<Sample> {
+        self.look();
+        self.inner.counters(t_ms)
     }
 
     fn affords(&self) -> bool {

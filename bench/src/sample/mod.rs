@@ -1,11 +1,14 @@
 //! Sampling: counters of the subject's whole process tree, over time and at the window's edges.
 
 mod metered;
+mod pieces;
 mod process_tree;
 mod progress;
 mod shown;
+mod task;
 
 pub use metered::Metered;
+pub use pieces::Pieces;
 pub use process_tree::{Family, ProcessTree, descendants, members};
 pub use progress::{Progress, drain, read_metric, watch_drain};
 pub use shown::Shown;
@@ -19,6 +22,11 @@ use crate::record::{Resources, Sample};
 pub trait Sampler {
     /// Counters now; `t_ms` is since the start of the load. `None` if the subject has ended.
     fn sample(&mut self, t_ms: f64) -> Option<Sample>;
+
+    /// The counters now, with the sizes of the last sample: much cheaper.
+    fn counters(&mut self, t_ms: f64) -> Option<Sample> {
+        self.sample(t_ms)
+    }
 
     /// Looks for processes that joined the tree; slower than a sample.
     fn discover(&mut self);
@@ -48,19 +56,49 @@ pub struct Timeline {
 ///
 /// Ends early when `stop` is set or the subject has ended.
 pub fn watch(sampler: &mut impl Sampler, timeline: Timeline, stop: &AtomicBool) -> Vec<Sample> {
-    let mut samples = Vec::new();
     sampler.discover();
+    follow(sampler, timeline, stop, false)
+}
+
+/// The same for a turn: without looking for processes that have joined the tree, and with sizes only
+/// where the sampler affords them.
+pub fn watch_turn(
+    sampler: &mut impl Sampler,
+    timeline: Timeline,
+    stop: &AtomicBool,
+) -> Vec<Sample> {
+    follow(sampler, timeline, stop, true)
+}
+
+fn follow(
+    sampler: &mut impl Sampler,
+    timeline: Timeline,
+    stop: &AtomicBool,
+    is_turn: bool,
+) -> Vec<Sample> {
+    let mut samples = Vec::new();
     for instant in instants(timeline) {
         if !sleep_until(timeline.start + instant, stop) {
             break;
         }
-        if instant >= timeline.window_end {
-            sampler.discover();
-        } else if instant > timeline.window_start && !sampler.affords() {
+        let (is_begin, is_end) = (
+            instant <= timeline.window_start,
+            instant >= timeline.window_end,
+        );
+        let affords = sampler.affords();
+        if !is_begin && !is_end && !affords {
             continue;
         }
+        if is_end && !is_turn {
+            sampler.discover();
+        }
         let t_ms = timeline.start.elapsed().as_secs_f64() * 1e3;
-        match sampler.sample(t_ms) {
+        let sample = if is_turn && (is_begin || !affords) {
+            sampler.counters(t_ms)
+        } else {
+            sampler.sample(t_ms)
+        };
+        match sample {
             Some(sample) => samples.push(sample),
             None => break,
         }

@@ -6,6 +6,7 @@ use procfs::process::Process;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::Sampler;
+use super::task::Task;
 use crate::host;
 use crate::record::Sample;
 
@@ -81,14 +82,8 @@ impl Family {
     }
 }
 
-/// Counters of one thread.
-#[derive(Debug, Clone, Copy, Default)]
-struct Task {
-    cpu_ns: u64,
-    wait_ns: u64,
-    voluntary: u64,
-    involuntary: u64,
-}
+/// Threads whose files stay open at the most.
+const MOST_OPEN: usize = 1_000;
 
 /// Counters of one process.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,6 +103,8 @@ pub struct ProcessTree {
     tasks: BTreeMap<(i32, i32), Task>,
     ticks: BTreeMap<i32, Ticks>,
     system: Option<System>,
+    /// The last sample with sizes.
+    last: Option<Sample>,
 }
 
 impl ProcessTree {
@@ -121,6 +118,7 @@ impl ProcessTree {
             ticks: BTreeMap::new(),
             // Without it there is no RSS; everything else comes from procfs.
             system: System::new().ok(),
+            last: None,
         }
     }
 
@@ -134,48 +132,80 @@ impl ProcessTree {
     pub fn cpu_ns(&mut self) -> u64 {
         for &pid in &self.members {
             for tid in host::tasks(pid) {
-                if let Some((cpu_ns, wait_ns)) = host::schedstat(pid, tid) {
-                    let task = self.tasks.entry((pid, tid)).or_default();
-                    task.cpu_ns = cpu_ns;
-                    task.wait_ns = wait_ns;
-                }
+                let task = self.tasks.entry((pid, tid)).or_default();
+                task.read_cpu(pid, tid);
             }
         }
         self.tasks.values().map(|task| task.cpu_ns).sum()
     }
 
-    fn read_switches(&mut self, process: &Process) -> u32 {
-        let Ok(tasks) = process.tasks() else { return 0 };
-        let mut threads = 0;
-        for task in tasks.flatten() {
-            let Ok(status) = task.status() else { continue };
-            threads += 1;
-            let seen = self.tasks.entry((task.pid, task.tid)).or_default();
-            seen.voluntary = status.voluntary_ctxt_switches.unwrap_or(0);
-            seen.involuntary = status.nonvoluntary_ctxt_switches.unwrap_or(0);
+    /// A sample without sizes; `None` if nobody lives.
+    fn counted(&mut self, t_ms: f64) -> Option<Sample> {
+        // CPU first: it is what must belong to the instant.
+        let mut sample = Sample {
+            t_ms,
+            cpu_ns: self.cpu_ns(),
+            ..Sample::default()
+        };
+        self.read_counters(&mut sample);
+        (sample.processes > 0).then_some(sample)
+    }
+
+    /// Reads the switches of every thread; how many live.
+    fn read_switches(&mut self) -> u32 {
+        let (mut threads, many) = (0, self.tasks.len() > MOST_OPEN);
+        for task in self.tasks.values_mut() {
+            threads += u32::from(task.read_switches());
+            if many {
+                task.close();
+            }
         }
         threads
     }
 
-    fn read_process(&mut self, process: &Process, sample: &mut Sample) {
+    /// The counters of each process, and how many threads and processes there are.
+    fn read_counters(&mut self, sample: &mut Sample) {
         let ns_per_tick = 1_000_000_000 / procfs::ticks_per_second();
-        if let Ok(stat) = process.stat() {
-            let ticks = self.ticks.entry(process.pid).or_default();
-            ticks.user = stat.utime * ns_per_tick;
-            ticks.system = stat.stime * ns_per_tick;
-        }
-        if let Ok(rollup) = process.smaps_rollup() {
-            for map in rollup.memory_map_rollup {
-                let of = |name: &str| map.extension.map.get(name).copied().unwrap_or(0);
-                sample.pss_bytes += of("Pss");
-                sample.uss_bytes += of("Private_Clean") + of("Private_Dirty");
+        for pid in self.members.clone() {
+            let Ok(process) = Process::new(pid) else {
+                continue;
+            };
+            if let Ok(stat) = process.stat() {
+                let ticks = self.ticks.entry(process.pid).or_default();
+                ticks.user = stat.utime * ns_per_tick;
+                ticks.system = stat.stime * ns_per_tick;
             }
+            sample.processes += 1;
         }
-        let status = process.status().ok();
-        let page_tables = status.and_then(|status| status.vmpte);
-        sample.page_table_bytes += page_tables.unwrap_or(0) * 1024;
-        sample.threads += self.read_switches(process);
-        sample.processes += 1;
+        sample.threads = self.read_switches();
+        for task in self.tasks.values() {
+            sample.run_queue_wait_ns += task.wait_ns;
+            sample.voluntary_switches += task.voluntary;
+            sample.involuntary_switches += task.involuntary;
+        }
+        for ticks in self.ticks.values() {
+            sample.user_ns += ticks.user;
+            sample.system_ns += ticks.system;
+        }
+    }
+
+    fn read_sizes(&mut self, sample: &mut Sample) {
+        for &pid in &self.members {
+            let Ok(process) = Process::new(pid) else {
+                continue;
+            };
+            if let Ok(rollup) = process.smaps_rollup() {
+                for map in rollup.memory_map_rollup {
+                    let of = |name: &str| map.extension.map.get(name).copied().unwrap_or(0);
+                    sample.pss_bytes += of("Pss");
+                    sample.uss_bytes += of("Private_Clean") + of("Private_Dirty");
+                }
+            }
+            let status = process.status().ok();
+            let page_tables = status.and_then(|status| status.vmpte);
+            sample.page_table_bytes += page_tables.unwrap_or(0) * 1024;
+        }
+        sample.rss_bytes = self.rss_bytes();
     }
 
     /// RSS by `sysinfo`, which reads it on every system that it knows.
@@ -201,31 +231,23 @@ impl ProcessTree {
 
 impl Sampler for ProcessTree {
     fn sample(&mut self, t_ms: f64) -> Option<Sample> {
-        // CPU first: it is what must belong to the instant.
-        let mut sample = Sample {
-            t_ms,
-            cpu_ns: self.cpu_ns(),
-            ..Sample::default()
-        };
-        for pid in self.members.clone() {
-            if let Ok(process) = Process::new(pid) {
-                self.read_process(&process, &mut sample);
-            }
-        }
-        if sample.processes == 0 {
-            return None;
-        }
-        sample.rss_bytes = self.rss_bytes();
-        for task in self.tasks.values() {
-            sample.run_queue_wait_ns += task.wait_ns;
-            sample.voluntary_switches += task.voluntary;
-            sample.involuntary_switches += task.involuntary;
-        }
-        for ticks in self.ticks.values() {
-            sample.user_ns += ticks.user;
-            sample.system_ns += ticks.system;
-        }
+        let mut sample = self.counted(t_ms)?;
+        self.read_sizes(&mut sample);
+        self.last = Some(sample);
         Some(sample)
+    }
+
+    fn counters(&mut self, t_ms: f64) -> Option<Sample> {
+        let Some(last) = self.last else {
+            return self.sample(t_ms);
+        };
+        Some(Sample {
+            pss_bytes: last.pss_bytes,
+            uss_bytes: last.uss_bytes,
+            rss_bytes: last.rss_bytes,
+            page_table_bytes: last.page_table_bytes,
+            ..self.counted(t_ms)?
+        })
     }
 
     fn discover(&mut self) {

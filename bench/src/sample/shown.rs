@@ -27,17 +27,29 @@ impl<'a, S: Sampler> Shown<'a, S> {
 impl<S: Sampler> Sampler for Shown<'_, S> {
     fn sample(&mut self, t_ms: f64) -> Option<Sample> {
         let sample = self.inner.sample(t_ms)?;
+        self.show(sample);
+        Some(sample)
+    }
+
+    fn counters(&mut self, t_ms: f64) -> Option<Sample> {
+        let sample = self.inner.counters(t_ms)?;
+        self.show(sample);
+        Some(sample)
+    }
+
+    fn discover(&mut self) {
+        self.inner.discover();
+    }
+}
+
+impl<S> Shown<'_, S> {
+    fn show(&mut self, sample: Sample) {
         if let Some(last) = self.last.replace(sample) {
             let elapsed_ns = ((sample.t_ms - last.t_ms) * 1e6).max(1.0);
             let used_ns = sample.cpu_ns.saturating_sub(last.cpu_ns);
             self.live
                 .subject(used_ns as f64 / elapsed_ns, sample.pss_bytes);
         }
-        Some(sample)
-    }
-
-    fn discover(&mut self) {
-        self.inner.discover();
     }
 }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::load::pacer::Arrival;
 use crate::record::OperationOutcome;
 
 /// Answers each operation a fixed time after it was sent, without any socket.
@@ -86,12 +85,11 @@ fn fake() -> Box<Fake> {
     })
 }
 
-fn constant() -> Box<dyn Pacer + Send> {
-    let arrival = Arrival::Constant {
+fn constant() -> Arrival {
+    Arrival::Constant {
         rate_per_s: 1_000.0,
         phase: 0.0,
-    };
-    arrival.pacer()
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(super) struct Edges<'a> {
     broker: &'a [i32],
     /// Thread of the generator; 0 until it has begun.
     generator: AtomicI32,
+    /// Subjects that are up as well and rest meanwhile.
+    resting: Vec<i32>,
 }
 
 /// One look.
@@ -38,6 +40,12 @@ pub(super) struct Between {
     places: (Places, Places),
 }
 
+impl Between {
+    pub(super) fn new(readings: (Reading, Reading), places: (Places, Places)) -> Self {
+        Self { readings, places }
+    }
+}
+
 impl<'a> Edges<'a> {
     pub(super) fn new(layout: Layout, root: i32, broker: &'a [i32]) -> Self {
         Self {
@@ -45,7 +53,18 @@ impl<'a> Edges<'a> {
             root,
             broker,
             generator: AtomicI32::new(0),
+            resting: Vec::new(),
         }
+    }
+
+    /// The same beside other subjects, which are none of the others that disturb.
+    pub(super) fn beside(self, resting: Vec<i32>) -> Self {
+        Self { resting, ..self }
+    }
+
+    /// Process of the subject that was launched.
+    pub(super) fn root(&self) -> i32 {
+        self.root
     }
 
     /// The calling thread is the generator's.
@@ -71,6 +90,14 @@ impl<'a> Edges<'a> {
             subject: Look::at(&subject, host::subject_cpus(self.layout).as_deref()),
             broker: Look::at(&threads(self.broker), self.broker_cpus().as_deref()),
             generator: Look::default(),
+        }
+    }
+
+    /// Where subject, broker and generator are now.
+    pub(super) fn look_at_all(&self) -> Places {
+        Places {
+            generator: self.look_at_generator(),
+            ..self.look()
         }
     }
 
@@ -105,7 +132,9 @@ impl<'a> Edges<'a> {
     /// What both edges say together.
     pub(super) fn host(&self, between: &Between) -> HostDuring {
         let (before, after) = &between.readings;
-        after.since(before, &members(self.root), self.broker)
+        let roots = std::iter::once(&self.root).chain(&self.resting);
+        let subjects: Vec<i32> = roots.flat_map(|root| members(*root)).collect();
+        after.since(before, &subjects, self.broker)
     }
 
     /// Where the threads ran, with a generator.

@@ -38,6 +38,7 @@ pub(super) fn record(
         ready_s: measured.ready_s,
         stop_s: measured.stop_s,
         window_s: measured.window_s,
+        turns: measured.turns,
         arrival_rate_per_s,
         poisson: task.cell.poisson(),
         operations: measured.load.operations.clone(),

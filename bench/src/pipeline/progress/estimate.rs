@@ -10,7 +10,7 @@ const OVERHEAD: Duration = Duration::from_secs(2);
 /// Messages per second of a drain, before any was seen.
 const DRAIN_PER_S: f64 = 10_000.0;
 
-/// One launch of a plan.
+/// One launch of a plan, or several that take turns.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::pipeline) struct Step {
     /// Name of its cell: launches of one cell take about as long as each other.
@@ -20,8 +20,8 @@ pub(in crate::pipeline) struct Step {
 }
 
 impl Step {
-    /// A launch in a cell.
-    pub(in crate::pipeline) fn of(cell: &Cell) -> Self {
+    /// That many launches in a cell.
+    pub(in crate::pipeline) fn of(cell: &Cell, launches: usize) -> Self {
         // A drain's window is only the longest time that it may take.
         let window_s = match cell.prefill {
             0 => cell.window_s,
@@ -29,7 +29,7 @@ impl Step {
         };
         Self {
             cell: cell.name.clone(),
-            load: Duration::from_secs_f64(cell.warm_up_s + window_s),
+            load: Duration::from_secs_f64((cell.warm_up_s + window_s) * launches as f64),
         }
     }
 }
