@@ -67,6 +67,27 @@ fn is_running(pid: u32) -> bool {
 }
 
 #[test]
+fn rooms_of_one_node_do_not_meet_and_are_found_again() {
+    let _alone = alone();
+    let broker = private("rooms");
+    broker.reset(QueueType::Quorum).expect("empty");
+    publish(&broker, 3);
+    let rooms = broker.rooms(2).expect("made");
+    for room in &rooms {
+        room.reset(QueueType::Quorum).expect("empty");
+    }
+    let mut session = rooms[0].session().expect("answers");
+    let events = (0..5).map(|n| event(&format!("k-{n}")));
+    assert_eq!(session.publish_batch(events).expect("confirmed").acked, 5);
+    let depth = |found: Result<u32, Error>| found.expect("answers");
+    assert_eq!(depth(broker.depth(INGEST_QUEUE)), 3);
+    assert_eq!(depth(rooms[0].depth(INGEST_QUEUE)), 5);
+    assert_eq!(depth(rooms[1].depth(INGEST_QUEUE)), 0);
+    let again = broker.rooms(2).expect("known");
+    assert_eq!(depth(again[0].depth(INGEST_QUEUE)), 5);
+}
+
+#[test]
 fn a_private_node_lives_from_start_to_stop() {
     let _alone = alone();
     let mut broker = private("life");

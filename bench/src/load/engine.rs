@@ -118,7 +118,7 @@ pub trait LoadTarget {
 pub(super) enum Pacing {
     /// By a schedule.
     Open {
-        arrival: Arrival,
+        arrival: Box<Arrival>,
         pacer: Box<dyn Pacer + Send>,
         next_ns: u64,
         /// Number of the schedule's first operation: higher than 0 if it was run before.
@@ -133,7 +133,7 @@ impl Pacing {
         let mut pacer = now.pacer();
         let next_ns = pacer.intended_ns(0);
         Self::Open {
-            arrival,
+            arrival: Box::new(arrival),
             pacer,
             next_ns,
             first_seq,
@@ -159,8 +159,8 @@ impl Stream {
 
     /// Begins its schedule again; `turn` counts how often.
     pub(super) fn rewind(&mut self, turn: u64) {
-        if let Pacing::Open { arrival, .. } = self.pacing {
-            self.pacing = Pacing::open(arrival, arrival.again(turn), self.seq);
+        if let Pacing::Open { arrival, .. } = &self.pacing {
+            self.pacing = Pacing::open(**arrival, arrival.again(turn), self.seq);
         }
     }
 

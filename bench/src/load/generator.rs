@@ -366,6 +366,24 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_is_run_again_over_the_same_connections() {
+        let address = null_server(Duration::from_millis(1));
+        let mut generator = Generator::prepare(plan(address, 200.0, 8)).expect("it listens");
+        std::thread::scope(|scope| {
+            let runs = scope.spawn(|| {
+                let thread = generator.take_thread();
+                let abort = AtomicBool::new(false);
+                let mut run = || generator.run_once(&thread, Instant::now(), &abort);
+                [run(), run()]
+            });
+            for result in runs.join().expect("no panic") {
+                let counts = &result.operations[&Kind::Rest];
+                assert_eq!((counts.planned, counts.ok), (60, 60), "{:?}", result.faults);
+            }
+        });
+    }
+
+    #[test]
     fn waiting_for_a_busy_connection_is_response_time_and_not_send_lag() {
         // One connection answers 50 per second and is asked 200 times per second.
         let address = null_server(Duration::from_millis(20));

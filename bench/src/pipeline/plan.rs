@@ -294,6 +294,28 @@ mod tests {
     }
 
     #[test]
+    fn only_the_subjects_of_one_cell_and_block_take_turns_and_only_if_they_may() {
+        let (mut cells, subjects) = (cells(), built());
+        cells
+            .iter_mut()
+            .for_each(|cell| cell.scenario.turns = false);
+        cells[1].scenario.turns = true;
+        let slots = slots(&cells, &subjects, 2, 7);
+        let lengths = |may| -> Vec<usize> {
+            let groups = groups(&slots, may);
+            groups.iter().map(|group| group.len()).collect()
+        };
+        let alone = lengths(false);
+        assert!(alone.iter().all(|length| *length == 1));
+        let together = lengths(true);
+        assert_eq!(together.iter().filter(|it| **it > 1).count(), 2);
+        assert_eq!(together.iter().max(), Some(&subjects.len()));
+        for group in groups(&slots, true) {
+            assert!(group.iter().all(|it| it.block == group[0].block));
+        }
+    }
+
+    #[test]
     fn the_blocks_of_a_cycle_are_such_squares_with_and_without_a_twin() {
         let (mut cells, mut subjects) = (cells(), built());
         cells.iter_mut().for_each(|cell| cell.scenario.twin = false);

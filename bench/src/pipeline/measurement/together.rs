@@ -51,7 +51,7 @@ pub(in crate::pipeline) fn measure_together(
     let mut faults = Vec::new();
     for lane in lanes {
         // What ends one of them ends all, and each bears it.
-        let told = observed.as_ref().map(|()| ());
+        let told = observed.as_ref().copied();
         faults.extend(lane.close(bench, told.map_err(|fault| fault.to_string().into()))?);
     }
     match observed {

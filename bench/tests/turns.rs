@@ -1,0 +1,122 @@
+//! Subjects that take turns: what happens to all of them when one dies, or when the user has enough.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// From the announcement of a block until its subjects are under load: they start within a second
+/// each, and the load takes some ten more.
+const UNDER_LOAD: Duration = Duration::from_secs(7);
+/// Longest time from then to the end of the program.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A comparison of two subjects, at the begin of its first block.
+struct Run {
+    program: Child,
+    out: PathBuf,
+}
+
+impl Run {
+    fn begin(name: &str) -> Self {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&out);
+        let mut program = Command::new(env!("CARGO_BIN_EXE_threeways"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["run", "--scenario", "steady-mixed", "--profile", "standard"])
+            .args(["--subject", "async", "--subject", "multi-thread"])
+            .args(["--blocks", "1", "--out"])
+            .arg(&out)
+            .env_remove("AMQP_URL")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary was built");
+        let stderr = BufReader::new(program.stderr.take().expect("piped"));
+        let mut lines = stderr.lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("block 0")), "no block");
+        // Somebody has to read on, or the program would wait for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        std::thread::sleep(UNDER_LOAD);
+        Self { program, out }
+    }
+
+    /// Waits for its end: how it went, and the faults of each launch, of which none is valid.
+    fn end(mut self) -> (ExitStatus, Vec<serde_json::Value>) {
+        let since = Instant::now();
+        let status = loop {
+            if let Some(status) = self.program.try_wait().expect("our own child") {
+                break status;
+            }
+            assert!(since.elapsed() < PATIENCE, "it hangs");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let run = std::fs::read_dir(&self.out).expect("made by it").flatten();
+        let run = run.map(|entry| entry.path()).next().expect("one run");
+        assert!(run.join("report.html").exists());
+        let summary = std::fs::read(run.join("summary.json")).expect("written");
+        let summary: serde_json::Value = serde_json::from_slice(&summary).expect("JSON");
+        assert_eq!(summary["validity"]["valid"], 0);
+        let launches = std::fs::read_dir(run.join("launches")).expect("begun");
+        let faults = launches.flatten().map(|entry| {
+            let text = std::fs::read(entry.path().join("launch.json")).expect("written");
+            let launch: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+            launch["faults"].clone()
+        });
+        (status, faults.collect())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Fails if it has ended, which is what is wanted.
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+fn pid(number: u32) -> Pid {
+    let number = i32::try_from(number).expect("process ids are positive i32");
+    Pid::from_raw(number).expect("not 0")
+}
+
+/// The child of `parent` that runs this executable.
+fn child(parent: u32, executable: &str) -> Option<u32> {
+    let entries = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let is_child = fields.split_whitespace().nth(1) == Some(&parent.to_string());
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        is_child && exe.ends_with(executable)
+    })
+}
+
+#[test]
+fn a_subject_that_dies_in_its_turns_voids_the_block_and_ends_nothing_else() {
+    let run = Run::begin("turns-killed");
+    let victim = child(run.program.id(), "service-async").expect("it is up");
+    kill_process(pid(victim), Signal::KILL).expect("it lives");
+    let (status, faults) = run.end();
+    assert_eq!(status.code(), Some(1));
+    // Both subjects, and the twin of the first.
+    assert_eq!(faults.len(), 3);
+    let told = serde_json::to_string(&faults).expect("JSON");
+    assert!(told.contains("died"), "{told}");
+}
+
+#[test]
+fn an_interrupted_block_is_kept_and_marked() {
+    let run = Run::begin("turns-interrupted");
+    kill_process(pid(run.program.id()), Signal::INT).expect("it runs");
+    let (status, faults) = run.end();
+    assert_eq!(status.code(), Some(130));
+    // Both subjects, and the twin of the first.
+    assert_eq!(faults.len(), 3);
+    for fault in faults {
+        assert!(fault.to_string().contains("interrupted"), "{fault}");
+    }
+}
