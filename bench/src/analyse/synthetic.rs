@@ -98,6 +98,7 @@ fn cell(
         arrival_rate_per_s,
         window_s: 60.0,
         prefill,
+        turns: false,
         closed_loop: false,
         ladder: None,
         connections: None,

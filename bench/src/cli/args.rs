@@ -245,9 +245,9 @@ pub(super) struct DoctorArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Each block launches the subject four times in a shuffled order: as it is, as its own twin, \
+    after_help = "Each block launches the subject four times, which take turns under load: as it is, as its own twin, \
 with 5 % more CPU per operation, and with the sampler at rest. \
-20 blocks with windows of 3 s take about ten minutes. Exit codes: 0 every target is held; 1 one is missed."
+20 blocks with windows of 3 s take about seven minutes. Exit codes: 0 every target is held; 1 one is missed."
 )]
 pub(super) struct ResolveArgs {
     /// Subject to launch under all names.
