@@ -218,15 +218,14 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
         options.blocks.unwrap_or(profile.blocks),
         seed,
     );
-    let rooms = rooms(&broker, &cells, built.len())?;
-    let groups = plan::groups(&slots, !rooms.is_empty());
     let mut manifest = plan::manifest(&profile, seed, &root, &cells, &built, &slots);
-    manifest.take_turns_if(!rooms.is_empty());
     manifest.broker = broker.facts.clone();
     manifest.objectives = texts(&options.objectives);
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
+    let rooms = rooms(&broker, &cells, built.len())?;
+    let groups = plan::groups(&slots, !rooms.is_empty());
     let mut bench = Bench {
         rooms,
         broker: &mut broker,

@@ -422,7 +422,6 @@ impl Cell {
             arrival_rate_per_s: self.arrival_rate_per_s(),
             window_s: self.window_s,
             prefill: self.prefill,
-            turns: self.scenario.turns,
             closed_loop: self.is_closed_loop(),
             ladder: self.scenario.ladder,
             connections: self.load.rest.as_ref().map(|_| self.scenario.connections),

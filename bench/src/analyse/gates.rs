@@ -153,7 +153,19 @@ pub fn standing(gates: &[Gate]) -> Standing {
 
 /// Every gate that applies to the launch on a machine with that many cores, on which the generator
 /// reaches that many REST requests per second, if this was measured.
+///
+/// It is judged by itself; see [`judge_as`].
 pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<Gate> {
+    judge_as(data, SteadyState::of(data).as_ref(), cores, ceiling_per_s)
+}
+
+/// The same of a launch whose courses are known, beside those that took turns with it.
+pub fn judge_as(
+    data: &LaunchData,
+    state: Option<&SteadyState>,
+    cores: u32,
+    ceiling_per_s: Option<f64>,
+) -> Vec<Gate> {
     let launch = &data.launch;
     let mut gates = vec![faults(&launch.faults)];
     for (&kind, &rate) in &launch.arrival_rate_per_s {
@@ -188,7 +200,7 @@ pub fn judge(data: &LaunchData, cores: u32, ceiling_per_s: Option<f64>) -> Vec<G
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     let is_quiet = is_quiet(&gates);
-    gates.extend(SteadyState::of(data).map(|state| steady(&state, is_quiet)));
+    gates.extend(state.map(|state| steady(state, is_quiet)));
     gates
 }
 

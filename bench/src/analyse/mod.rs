@@ -26,7 +26,7 @@ use gates::{Gate, Standing};
 use ladder::LadderSummary;
 use metric::{Metric, Reading};
 use objective::ObjectiveSummary;
-use steady::SteadyState;
+use steady::{SteadyState, companies};
 
 /// Everything that a run folder holds.
 #[derive(Debug, Clone)]
@@ -168,7 +168,7 @@ impl Validity {
 /// Judges every launch, aggregates over valid blocks, compares, and answers.
 pub fn analyse(run: &RunData) -> Summary {
     let manifest = &run.manifest;
-    let launches: Vec<_> = run.launches.iter().map(|l| judge(manifest, l)).collect();
+    let launches = judge_all(run);
     let judged: Vec<_> = launches.iter().zip(&run.launches).collect();
     let cells: Vec<_> = manifest
         .cells
@@ -200,10 +200,20 @@ fn titles(manifest: &Manifest) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
+/// Each launch, beside those that took turns with it.
+fn judge_all(run: &RunData) -> Vec<LaunchSummary> {
+    let companies = companies(&run.launches);
+    let launches = run.launches.iter().zip(&companies);
+    launches
+        .map(|(data, others)| judge(&run.manifest, data, others))
+        .collect()
+}
+
+fn judge(manifest: &Manifest, data: &LaunchData, others: &[&LaunchData]) -> LaunchSummary {
     let launch = &data.launch;
     let ceiling = manifest.ceiling_per_s.get(&launch.layout).copied();
-    let gates = gates::judge(data, manifest.host.cores, ceiling);
+    let state = SteadyState::beside(data, others);
+    let gates = gates::judge_as(data, state.as_ref(), manifest.host.cores, ceiling);
     let facts = manifest.cells.iter().find(|c| c.cell == launch.cell);
     let readings = facts
         .map(metric::activity)
@@ -218,7 +228,7 @@ fn judge(manifest: &Manifest, data: &LaunchData) -> LaunchSummary {
         subject: launch.subject.clone(),
         probe: manifest.is_probe(&launch.cell),
         standing: gates::standing(&gates),
-        steady: SteadyState::of(data),
+        steady: state,
         gates,
         readings,
     }

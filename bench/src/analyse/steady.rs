@@ -6,7 +6,11 @@
 //! observations (Spratt, "Heuristics for the startup problem", 1998). Here a part of the window is such a
 //! batch already; where it holds fewer than five operations, neighbouring parts are taken together.
 
+mod company;
+
 use serde::{Deserialize, Serialize};
+
+use company::without_mood;
 
 use super::LaunchData;
 use super::metric::{GROWTH_WINDOW_MS, answered, tag};
@@ -15,6 +19,8 @@ use super::statistics::{
     EQUIVALENCE_MARGIN, SMALLEST_EFFECT, mean, median, squared_error, theil_sen,
 };
 use crate::record::{Kind, Sample, Slice};
+
+pub use company::companies;
 
 /// Parts of a window at the most.
 const MOST_PARTS: usize = 20;
@@ -122,14 +128,25 @@ pub struct SteadyState {
 }
 
 impl SteadyState {
-    /// Judges a launch under load; `None` without load, for a drain (which begins with the launch
-    /// and ends with its queue), and where every course is too short.
+    /// Judges a launch under load by itself; see [`SteadyState::beside`].
     #[must_use]
     pub fn of(data: &LaunchData) -> Option<Self> {
+        Self::beside(data, &[])
+    }
+
+    /// Judges a launch under load, beside those that took turns with it; `None` without load, for a
+    /// drain (which begins with the launch and ends with its queue), and where every course is too
+    /// short.
+    #[must_use]
+    pub fn beside(data: &LaunchData, others: &[&LaunchData]) -> Option<Self> {
         if data.launch.operations.is_empty() || data.launch.drain.is_some() {
             return None;
         }
-        let series = series(data);
+        let others: Vec<_> = others.iter().map(|data| series(data)).collect();
+        let own = series(data).into_iter();
+        let series: Vec<_> = own
+            .map(|(quantity, values)| (quantity, without_mood(quantity, values, &others)))
+            .collect();
         // Two tests of each course, all of them together as rarely wrong as one.
         let level = FALSE_ALARMS / (2.0 * series.len() as f64);
         let courses: Vec<Course> = series

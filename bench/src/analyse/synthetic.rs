@@ -98,7 +98,6 @@ fn cell(
         arrival_rate_per_s,
         window_s: 60.0,
         prefill,
-        turns: false,
         closed_loop: false,
         ladder: None,
         connections: None,

@@ -141,7 +141,6 @@ pub(super) fn measure(
     let rooms = super::rooms(broker, &cells, variants.len())?;
     let together = variants.len().min(rooms.len().max(1));
     let mut manifest = manifest(&profile, seed, &root, &cells, variants, &built, &turns);
-    manifest.take_turns_if(!rooms.is_empty());
     manifest.broker = broker.facts.clone();
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;

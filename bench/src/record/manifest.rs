@@ -124,13 +124,6 @@ pub struct BrokerFacts {
 }
 
 impl Manifest {
-    /// Without rooms no subjects take turns, whatever their scenario wants.
-    pub fn take_turns_if(&mut self, has_rooms: bool) {
-        for cell in &mut self.cells {
-            cell.turns &= has_rooms;
-        }
-    }
-
     /// The subjects that are compared; a twin is not.
     pub fn compared(&self) -> impl Iterator<Item = &SubjectFacts> {
         self.subjects.iter().filter(|it| it.twin_of.is_none())
@@ -196,9 +189,6 @@ pub struct CellFacts {
     /// Whether each connection sends as soon as it was answered: a ceiling, and no response times.
     #[serde(default)]
     pub closed_loop: bool,
-    /// Whether the subjects of a block are up together and take turns under load.
-    #[serde(default)]
-    pub turns: bool,
     /// What grows from cell to cell, if the scenario is a ladder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ladder: Option<Ladder>,

@@ -209,7 +209,7 @@ fn cell_tables(summary: &Summary, cell: &CellSummary) -> Vec<Block> {
     let missing = missing(summary, cell);
     vec![
         Block::Part(format!(
-            "{name}: {}, {} layout, {} {} s",
+            "{name}: {}, {} layout, {} {} s{}",
             format::load(facts),
             facts.layout.as_str(),
             if facts.prefill > 0 {
@@ -217,7 +217,8 @@ fn cell_tables(summary: &Summary, cell: &CellSummary) -> Vec<Block> {
             } else {
                 "window"
             },
-            format::setting(facts.window_s)
+            format::setting(facts.window_s),
+            in_turns(cell.turns)
         )),
         Block::Text(missing),
         Block::Table(tables::figures(summary, cell)),
@@ -226,6 +227,13 @@ fn cell_tables(summary: &Summary, cell: &CellSummary) -> Vec<Block> {
             vec![Block::Table(tables::comparisons(summary, cell))],
         ),
     ]
+}
+
+fn in_turns(turns: u32) -> String {
+    match turns {
+        1 => String::new(),
+        several => format!(" in {several} turns, between which the other subjects had theirs"),
+    }
 }
 
 fn missing(summary: &Summary, cell: &CellSummary) -> String {

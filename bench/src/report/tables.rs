@@ -300,7 +300,7 @@ fn made_of(manifest: &Manifest) -> [(&'static str, String); 7] {
     ]
 }
 
-fn made_on(manifest: &Manifest) -> [(&'static str, String); 8] {
+fn made_on(manifest: &Manifest) -> [(&'static str, String); 7] {
     let (host, broker) = (&manifest.host, &manifest.broker);
     let pinned = if broker.pinned {
         "pinned"
@@ -321,7 +321,6 @@ fn made_on(manifest: &Manifest) -> [(&'static str, String); 8] {
             format!("{} ({}, {pinned})", broker.version, broker.origin),
         ),
         ("Layouts", layouts(manifest)),
-        ("Turns", turns(manifest)),
         ("Ceiling of the generator", ceilings(manifest)),
     ]
 }
@@ -341,20 +340,6 @@ fn ceilings(manifest: &Manifest) -> String {
     match texts.is_empty() {
         true => "not measured".to_owned(),
         false => texts.join("; "),
-    }
-}
-
-/// Which subjects are up at the same time.
-fn turns(manifest: &Manifest) -> String {
-    let cells = manifest.cells.iter().filter(|cell| cell.turns);
-    let names: Vec<&str> = cells.map(|cell| cell.cell.as_str()).collect();
-    let else_alone = "each launch has the machine for itself";
-    match names.is_empty() {
-        true => else_alone.to_owned(),
-        false => format!(
-            "the subjects of {} are up together and take turns under load; else {else_alone}",
-            names.join(", ")
-        ),
     }
 }
 

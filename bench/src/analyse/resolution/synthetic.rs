@@ -1,7 +1,7 @@
 //! Runs of one subject under four names, made up for tests: scatter and ratios are planted.
 
 use crate::analyse::statistics::seed_for;
-use crate::analyse::{LaunchData, LaunchSummary, RunData, judge, synthetic};
+use crate::analyse::{LaunchData, LaunchSummary, RunData, judge_all, synthetic};
 use crate::load::SplitMix;
 use crate::record::ResolutionFacts;
 
@@ -47,6 +47,5 @@ fn launched(original: &LaunchData, (name, factor): (&str, f64), noise: f64) -> L
 
 /// The launches with their judgement, without the aggregates of a whole analysis, which take long.
 pub fn judged(run: &RunData) -> Vec<LaunchSummary> {
-    let launches = run.launches.iter();
-    launches.map(|it| judge(&run.manifest, it)).collect()
+    judge_all(run)
 }
