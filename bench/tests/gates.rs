@@ -197,20 +197,22 @@ fn read_back(data: LaunchData, intervals: &Intervals) -> LaunchData {
 
 #[test]
 fn a_server_that_is_slow_at_first_makes_a_warm_up() {
+    // Twenty parts of 100 ms, of which the first five are slow.
+    let window = Duration::from_secs(2);
     let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
-    let generator = prepare(server.address(), 1_000.0, WINDOW, Duration::from_secs(2));
+    let generator = prepare(server.address(), 1_000.0, window, Duration::from_secs(2));
     let start = Instant::now();
     server.freeze(
         start,
         Freeze {
             start_ns: 0,
-            end_ns: 150_000_000,
+            end_ns: 500_000_000,
         },
     );
     let load = generator.run_apart(start, &AtomicBool::new(false));
     server.stop().expect("no fault");
     let intervals = load.intervals.clone();
-    let data = read_back(launch(load, 1_000.0, WINDOW), &intervals);
+    let data = read_back(launch(load, 1_000.0, window), &intervals);
     let (standing, failed) = judged(&data);
     assert!(standing >= Standing::Disturbed);
     assert!(failed.iter().any(|it| it == "steady state"), "{failed:?}");
