@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -12,6 +13,12 @@ use rustix::process::{Pid, Signal, kill_process};
 const UNDER_LOAD: Duration = Duration::from_secs(7);
 /// Longest time from then to the end of the program.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One run at a time: each would wait for the other one's end and call itself disturbed.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_RUN: Mutex<()> = Mutex::new(());
+    ONE_RUN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A comparison of two subjects, at the begin of its first block.
 struct Run {
@@ -97,6 +104,7 @@ fn child(parent: u32, executable: &str) -> Option<u32> {
 
 #[test]
 fn a_subject_that_dies_in_its_turns_voids_the_block_and_ends_nothing_else() {
+    let _alone = alone();
     let run = Run::begin("turns-killed");
     let victim = child(run.program.id(), "service-async").expect("it is up");
     kill_process(pid(victim), Signal::KILL).expect("it lives");
@@ -110,6 +118,7 @@ fn a_subject_that_dies_in_its_turns_voids_the_block_and_ends_nothing_else() {
 
 #[test]
 fn an_interrupted_block_is_kept_and_marked() {
+    let _alone = alone();
     let run = Run::begin("turns-interrupted");
     kill_process(pid(run.program.id()), Signal::INT).expect("it runs");
     let (status, faults) = run.end();
