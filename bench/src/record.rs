@@ -292,7 +292,7 @@ pub struct Launch {
     pub faults: Vec<String>,
 }
 
-fn one() -> u32 {
+pub(crate) fn one() -> u32 {
     1
 }
 

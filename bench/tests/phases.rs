@@ -8,7 +8,7 @@ use std::{
 };
 
 use threeways::{
-    load::{Arrival, Exchange, Generator, LoadPlan, LoadResult, RestPlan},
+    load::{Arrival, Exchange, Generator, LoadPlan, RestPlan},
     record::Kind,
     scenario::RestRequest,
 };
@@ -56,13 +56,14 @@ fn serve(mut stream: TcpStream, index: usize, tokens: &Tokens) {
     }
 }
 
-/// Attempts at a second without a stall.
-const ATTEMPTS: usize = 10;
-
-/// One second of load: its result, and what each connection carried.
-fn load(arrival: Arrival) -> (LoadResult, Vec<Vec<u64>>) {
+#[test]
+fn each_connection_sends_with_the_period_n_over_rate_shifted_by_one_gap_against_its_neighbour() {
     let tokens = Tokens::default();
     let address = server(&tokens);
+    let arrival = Arrival::Constant {
+        rate_per_s: RATE_PER_S,
+        phase: 0.0,
+    };
     let plan = LoadPlan {
         rest: Some(RestPlan {
             address,
@@ -77,39 +78,31 @@ fn load(arrival: Arrival) -> (LoadResult, Vec<Vec<u64>>) {
         cpu: None,
     };
     let generator = Generator::prepare(plan).expect("the server listens");
-    let result = generator.run_apart(Instant::now(), &AtomicBool::new(false));
-    let carried = tokens.lock().unwrap_or_else(PoisonError::into_inner);
-    let carried = carried.iter().cloned().collect();
-    (result, carried)
-}
+    // Late enough that the thread is ready: two sends at once might be answered in any order.
+    let start = Instant::now() + Duration::from_millis(200);
+    let result = generator.run_apart(start, &AtomicBool::new(false));
+    assert_eq!(
+        result.operations[&Kind::Rest].ok,
+        100,
+        "{:?}",
+        result.faults
+    );
 
-/// Whether each connection sends with the period N/rate, one gap behind its neighbour.
-fn is_in_rotation(arrival: Arrival, carried: &[Vec<u64>]) -> bool {
-    let zero = carried.iter().flatten().min().copied().expect("operations");
+    let all = tokens.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(all.len(), CONNECTIONS);
+    let zero = all.iter().flatten().min().copied().expect("operations");
     let mut pacer = arrival.pacer();
-    let mut due = |token: u64| pacer.intended_ns(token - zero) as f64;
+    let mut due = |token: u64| pacer.intended_ns(token - zero);
     let gap_ns = 1e9 / RATE_PER_S;
-    let period_ns = CONNECTIONS as f64 * gap_ns;
-    carried.iter().enumerate().all(|(index, carried)| {
-        let begins = (due(carried[0]) - index as f64 * gap_ns).abs() < 2.0;
-        let mut pairs = carried.windows(2);
-        begins && pairs.all(|pair| (due(pair[1]) - due(pair[0]) - period_ns).abs() < 2.0)
-    })
-}
-
-#[test]
-fn each_connection_sends_with_the_period_n_over_rate_shifted_by_one_gap_against_its_neighbour() {
-    let arrival = Arrival::Constant {
-        rate_per_s: RATE_PER_S,
-        phase: 0.0,
-    };
-    // A stall of more than a gap makes two sends at once, whose answers may change the order.
-    let rotates = (0..ATTEMPTS).any(|_| {
-        let (result, carried) = load(arrival);
-        let counts = &result.operations[&Kind::Rest];
-        assert_eq!(counts.ok, 100, "{:?}", result.faults);
-        assert_eq!(carried.len(), CONNECTIONS);
-        is_in_rotation(arrival, &carried)
-    });
-    assert!(rotates, "not in {ATTEMPTS} attempts");
+    for (index, carried) in all.iter().enumerate() {
+        let first = due(carried[0]) as f64;
+        assert!((first - index as f64 * gap_ns).abs() < 2.0, "{index}");
+        for pair in carried.windows(2) {
+            let period = (due(pair[1]) - due(pair[0])) as f64;
+            assert!(
+                (period - CONNECTIONS as f64 * gap_ns).abs() < 2.0,
+                "connection {index}: {pair:?}"
+            );
+        }
+    }
 }

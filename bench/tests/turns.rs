@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use threeways::sample::descendants;
 
 /// From the announcement of a block until its subjects are under load: they start within a second
 /// each, and the load takes some ten more.
@@ -89,17 +90,14 @@ fn pid(number: u32) -> Pid {
     Pid::from_raw(number).expect("not 0")
 }
 
-/// The child of `parent` that runs this executable.
-fn child(parent: u32, executable: &str) -> Option<u32> {
-    let entries = std::fs::read_dir("/proc").ok()?.flatten();
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.find(|pid: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit(')').next().unwrap_or_default();
-        let is_child = fields.split_whitespace().nth(1) == Some(&parent.to_string());
+/// The process below `parent` that runs this executable.
+fn child(parent: u32, executable: &str) -> Option<Pid> {
+    let below = descendants(pid(parent).as_raw_nonzero().get()).into_iter();
+    let mut found = below.filter(|pid| {
         let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        is_child && exe.ends_with(executable)
-    })
+        exe.ends_with(executable)
+    });
+    found.next().and_then(Pid::from_raw)
 }
 
 #[test]
@@ -107,7 +105,7 @@ fn a_subject_that_dies_in_its_turns_voids_the_block_and_ends_nothing_else() {
     let _alone = alone();
     let run = Run::begin("turns-killed");
     let victim = child(run.program.id(), "service-async").expect("it is up");
-    kill_process(pid(victim), Signal::KILL).expect("it lives");
+    kill_process(victim, Signal::KILL).expect("it lives");
     let (status, faults) = run.end();
     assert_eq!(status.code(), Some(1));
     // Both subjects, and the twin of the first.

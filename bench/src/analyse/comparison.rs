@@ -25,16 +25,12 @@ pub struct CellSummary {
     /// What the cell asks and of which load.
     pub facts: CellFacts,
     /// Turns into which the launches' windows were cut; 1 where each had the machine for itself.
-    #[serde(default = "one")]
+    #[serde(default = "crate::record::one")]
     pub turns: u32,
     /// Subjects that the order of the run names for the cell, whether launched or not.
     pub subjects: Vec<String>,
     /// The metrics in the order of the tables.
     pub metrics: Vec<Comparison>,
-}
-
-fn one() -> u32 {
-    1
 }
 
 /// One metric of one cell.

@@ -210,6 +210,10 @@ impl Generator {
             stream.rewind(self.runs);
         }
         self.runs += 1;
+        let mut recorder = Recorder::new(self.window).shown_by(Arc::clone(&self.live));
+        for stream in &self.streams {
+            recorder.prepare(stream.target.kind());
+        }
         await_start(start);
         let mut engine = Engine {
             poll: &self.poll,
@@ -217,7 +221,7 @@ impl Generator {
             window: self.window,
             timeout_ns: self.timeout_ns,
             abort,
-            recorder: Recorder::new(self.window).shown_by(Arc::clone(&self.live)),
+            recorder,
             clock: Clock::new(start),
             meter: Meter::default(),
             alarm: std::mem::take(&mut self.alarm),

@@ -17,7 +17,9 @@ impl Default for Recording {
             start_ns: 0,
             end_ns: u64::MAX,
         };
-        Self(Recorder::new(window))
+        let mut recorder = Recorder::new(window);
+        recorder.prepare(Kind::Rest);
+        Self(recorder)
     }
 }
 

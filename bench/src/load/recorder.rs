@@ -130,7 +130,6 @@ impl Recorder {
 
     /// The schedule's next operation has become due, or never will.
     pub(super) fn planned(&mut self, kind: Kind, intended_ns: u64) {
-        self.prepare(kind);
         if self.window.contains(intended_ns) {
             self.of(kind).counts.planned += 1;
         }
@@ -155,16 +154,14 @@ impl Recorder {
         }
     }
 
-    /// Makes the histograms of a kind before its first operation, which as a rule is one of the
-    /// warm-up: their memory is asked for at once and taken page by page as values come.
+    /// Makes the histograms of a kind, before the load begins so that no operation is late by it: their
+    /// memory is asked for at once and taken page by page as values come.
     ///
     /// Each value goes into the histogram of its part alone; the sum is made at the end.
-    fn prepare(&mut self, kind: Kind) {
+    pub(super) fn prepare(&mut self, kind: Kind) {
         let times = &mut self.of(kind).times;
-        if times[Time::Response as usize].is_empty() {
-            for time in Time::ALL.into_iter().filter(|time| time.is_in_parts()) {
-                times[time as usize] = (0..PARTS).map(|_| empty()).collect();
-            }
+        for time in Time::ALL.into_iter().filter(|time| time.is_in_parts()) {
+            times[time as usize] = (0..PARTS).map(|_| empty()).collect();
         }
     }
 
@@ -318,10 +315,13 @@ mod tests {
     use crate::record::Operation;
 
     fn recorder() -> Recorder {
-        Recorder::new(Window {
+        let mut recorder = Recorder::new(Window {
             start_ns: 100,
             end_ns: 1_100,
-        })
+        });
+        recorder.prepare(Kind::Rest);
+        recorder.prepare(Kind::Amqp);
+        recorder
     }
 
     fn operation(intended_ns: u64, done_ns: u64, outcome: OperationOutcome) -> Observation {

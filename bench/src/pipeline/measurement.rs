@@ -32,7 +32,7 @@ use crate::load::{
 use crate::profile::Profile;
 use crate::record::{Conservation, HostDuring, Pinning, Resources, Sample};
 use crate::run_dir::{LaunchDir, RunDir};
-use crate::sample::{Metered, ProcessTree, Shown, Timeline, resources, watch};
+use crate::sample::{Metered, ProcessTree, Shown, Timeline, members, resources, watch};
 use crate::scenario::{Cell, RestRequest};
 use crate::subject::BuiltSubject;
 
@@ -371,7 +371,7 @@ fn observe_load(
     measured.resources = resources(&samples);
     measured.samples = samples;
     if let Some(between) = between {
-        measured.host = edges.host(&between);
+        measured.host = edges.host(&between, &members(running.root()));
         measured.pinning = Some(edges.pinning_of(&between));
     }
     measured.sampler_ratio = tree.ratio();

@@ -139,7 +139,7 @@ pub(super) fn measure(
     let profile = ProfileName::Standard.profile();
     let turns = turns(variants.len(), options.blocks, seed);
     let rooms = super::rooms(broker, &cells, variants.len())?;
-    let together = variants.len().min(rooms.len().max(1));
+    let together = rooms.len().max(1);
     let mut manifest = manifest(&profile, seed, &root, &cells, variants, &built, &turns);
     manifest.broker = broker.facts.clone();
     let out = options.out.clone().unwrap_or_else(|| root.join("results"));
@@ -158,6 +158,7 @@ pub(super) fn measure(
             progress: Rc::new(Progress::new(turns.len() / together + 1)),
         },
         cells: &cells,
+        together,
         ordinal: 0,
     };
     let measured = series.measure_all(variants, built, &turns, &mut manifest);
@@ -242,10 +243,12 @@ fn facts(variants: &[Variant], built: &[BuiltSubject], cell: &Cell) -> Resolutio
     }
 }
 
-/// The launches of a run, one after the other.
+/// The launches of a run.
 struct Series<'a> {
     bench: Bench<'a>,
     cells: &'a [Cell; 2],
+    /// Variants that take turns: all, or one without rooms.
+    together: usize,
     ordinal: u32,
 }
 
@@ -268,15 +271,12 @@ impl Series<'_> {
             }
             self.bench.run.write_manifest(manifest)?;
         }
-        for block in turns.chunks(variants.len()) {
-            let together = block.len().min(self.bench.rooms.len().max(1));
-            for group in block.chunks(together) {
-                if self.bench.interrupt.load(Ordering::Relaxed) {
-                    break;
-                }
-                self.measure(variants, &built, group)?;
-                manifest.elapsed_s = started.elapsed().as_secs_f64();
+        for group in turns.chunks(self.together) {
+            if self.bench.interrupt.load(Ordering::Relaxed) {
+                break;
             }
+            self.measure(variants, &built, group)?;
+            manifest.elapsed_s = started.elapsed().as_secs_f64();
         }
         self.bench.progress.finish();
         Ok(())

@@ -21,8 +21,6 @@ pub(super) struct Edges<'a> {
     broker: &'a [i32],
     /// Thread of the generator; 0 until it has begun.
     generator: AtomicI32,
-    /// Subjects that are up as well and rest meanwhile.
-    resting: Vec<i32>,
 }
 
 /// One look.
@@ -53,18 +51,7 @@ impl<'a> Edges<'a> {
             root,
             broker,
             generator: AtomicI32::new(0),
-            resting: Vec::new(),
         }
-    }
-
-    /// The same beside other subjects, which are none of the others that disturb.
-    pub(super) fn beside(self, resting: Vec<i32>) -> Self {
-        Self { resting, ..self }
-    }
-
-    /// Process of the subject that was launched.
-    pub(super) fn root(&self) -> i32 {
-        self.root
     }
 
     /// The calling thread is the generator's.
@@ -129,12 +116,10 @@ impl<'a> Edges<'a> {
         })
     }
 
-    /// What both edges say together.
-    pub(super) fn host(&self, between: &Between) -> HostDuring {
+    /// What both edges say together, with the processes of all subjects that are up.
+    pub(super) fn host(&self, between: &Between, subjects: &[i32]) -> HostDuring {
         let (before, after) = &between.readings;
-        let roots = std::iter::once(&self.root).chain(&self.resting);
-        let subjects: Vec<i32> = roots.flat_map(|root| members(*root)).collect();
-        after.since(before, &subjects, self.broker)
+        after.since(before, subjects, self.broker)
     }
 
     /// Where the threads ran, with a generator.

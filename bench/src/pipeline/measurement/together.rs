@@ -135,7 +135,7 @@ fn observe(bench: &Bench<'_>, lanes: &mut [Begun<'_>], whole: &Cell) -> Result<(
     let (layout, broker) = (whole.scenario.layout, bench.broker_pids());
     let roots: Vec<i32> = lanes.iter().filter_map(Begun::root).collect();
     let families: Vec<Vec<i32>> = roots.iter().map(|root| members(*root)).collect();
-    let edge = |&root: &i32| Edges::new(layout, root, &broker).beside(roots.clone());
+    let edge = |&root: &i32| Edges::new(layout, root, &broker);
     let edges: Vec<Edges<'_>> = roots.iter().map(edge).collect();
     let tree = |&root: &i32| Sampled {
         tree: Metered::new(Shown::new(ProcessTree::new(root), &live)),
@@ -164,7 +164,10 @@ fn observe(bench: &Bench<'_>, lanes: &mut [Begun<'_>], whole: &Cell) -> Result<(
         join(sampling);
         driven
     });
+    let now: Vec<Vec<i32>> = roots.iter().map(|root| members(*root)).collect();
+    let subjects = now.concat();
     let parts = lanes.iter_mut().zip(driven).zip(sampled).zip(&edges);
+    let families = families.iter().zip(&now);
     for ((((lane, (turns, between)), sampled), edges), family) in parts.zip(families) {
         let measured = &mut lane.measured;
         measured.window_s = whole.window_s;
@@ -173,16 +176,15 @@ fn observe(bench: &Bench<'_>, lanes: &mut [Begun<'_>], whole: &Cell) -> Result<(
         measured.sampler_ratio = sampled.tree.ratio();
         measured.samples = sampled.pieces.finish();
         measured.resources = resources(&measured.samples);
-        measured.host = edges.host(&between);
+        measured.host = edges.host(&between, &subjects);
         measured.pinning = Some(edges.pinning_of(&between));
-        note_changes(measured, &family, edges);
+        note_changes(measured, family);
     }
     Ok(())
 }
 
 /// Processes that came in the meantime were not sampled.
-fn note_changes(measured: &mut Measured, family: &[i32], edges: &Edges<'_>) {
-    let now = members(edges.root());
+fn note_changes(measured: &mut Measured, (family, now): (&Vec<i32>, &Vec<i32>)) {
     if now.iter().any(|pid| !family.contains(pid)) {
         let fault = "a process joined the subject while it was measured in turns";
         measured.faults.push(fault.to_owned());
