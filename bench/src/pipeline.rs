@@ -355,7 +355,7 @@ fn start_device() -> Result<Simulator, RunError> {
 
 /// Waits for a quiet machine as long as the profile allows.
 fn await_quiet(bench: &Bench<'_>) {
-    let broker: Vec<i32> = bench.broker_pids();
+    let broker = bench.broker.pids();
     let limit = Duration::from_secs_f64(bench.profile.quiet_wait_s);
     if let Some(noise) = host::wait_until_quiet(limit, &broker, bench.interrupt) {
         log::warn!("{noise}; launches that it disturbs will say so");

@@ -49,6 +49,10 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Deadline of the handshake with a container that was just started.
 const CONTAINER_LIMIT: Duration = Duration::from_secs(120);
 
+/// Names of the processes of a broker that somebody else runs: Erlang's virtual machine, and
+/// what passes on the port of a container.
+const RUNTIME: [&str; 2] = ["beam.smp", "docker-proxy"];
+
 /// What to use and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -231,10 +235,14 @@ impl Broker {
         self.room().session()
     }
 
-    /// Every process of a private node, to be pinned and accounted for; else none.
+    /// Its processes, to be accounted for: those of a private node; of any other broker, those
+    /// on this machine that bear the names of RabbitMQ's runtime or of a container's port.
     #[must_use]
-    pub fn pids(&self) -> Vec<u32> {
-        self.node.as_ref().map(Node::pids).unwrap_or_default()
+    pub fn pids(&self) -> Vec<i32> {
+        match &self.node {
+            Some(node) => node.pids(),
+            None => process::named(&RUNTIME),
+        }
     }
 
     /// Pins every thread of a private node; `false` if the processes are not ours to pin.
@@ -242,7 +250,7 @@ impl Broker {
     /// # Errors
     /// [`Error::Io`] if a CPU does not exist.
     pub fn pin(&mut self, cpus: &[usize]) -> Result<bool, Error> {
-        let pids = self.pids();
+        let pids = self.node.as_ref().map(Node::pids).unwrap_or_default();
         process::pin(&pids, cpus).map_err(io_error("cannot pin the broker"))?;
         self.facts.pinned = !pids.is_empty();
         Ok(self.facts.pinned)

@@ -237,10 +237,11 @@ impl Node {
     }
 
     /// Every process of the node.
-    pub(super) fn pids(&self) -> Vec<u32> {
+    pub(super) fn pids(&self) -> Vec<i32> {
         let mut members = tree(self.server);
         members.extend(tree(self.epmd));
-        members.iter().map(|member| member.pid).collect()
+        let numbers = members.iter().map(|member| i32::try_from(member.pid));
+        numbers.filter_map(Result::ok).collect()
     }
 
     fn reap(&mut self) {

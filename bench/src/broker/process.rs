@@ -12,6 +12,8 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::host;
+
 /// Pause between two looks at a process that shall end.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -105,11 +107,20 @@ fn await_end(members: &[Identity], limit: Duration) {
     }
 }
 
+/// Processes of these names, whoever runs them.
+pub(super) fn named(names: &[&str]) -> Vec<i32> {
+    let bears = |pid: &i32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| names.contains(&name.trim_end()))
+    };
+    host::processes().into_iter().filter(bears).collect()
+}
+
 /// Pins every thread of the processes to `cpus`; later threads inherit it.
 ///
 /// # Errors
 /// If a CPU does not exist or the processes belong to somebody else.
-pub(super) fn pin(pids: &[u32], cpus: &[usize]) -> io::Result<()> {
+pub(super) fn pin(pids: &[i32], cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {
         set.set(*cpu);

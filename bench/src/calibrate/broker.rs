@@ -37,12 +37,7 @@ pub fn through_broker(
     let before = Reading::take();
     let short = drive(broker, SHORT, window, cores, interrupt)?;
     let long = drive(broker, LONG, window, cores, interrupt)?;
-    let pids = broker.pids();
-    let pids: Vec<i32> = pids
-        .into_iter()
-        .filter_map(|it| i32::try_from(it).ok())
-        .collect();
-    let host = Reading::take().since(&before, &[], &pids);
+    let host = Reading::take().since(&before, &[], &broker.pids());
     let median = |result: &LoadResult| quantile_of(result, "amqp.response", 0.5);
     let added_ns = median(&long) - median(&short);
     let faults = [&short, &long]

@@ -14,14 +14,13 @@ use std::time::{Duration, Instant};
 use super::measurement::{self, Bench, Sampling, Task};
 use super::progress::Progress;
 use super::{
-    RunError, RunReport, Visit, await_quiet, build, end, measure_all, pin_broker, plan, planned,
-    raise_open_files, read_last, start_device,
+    RunError, RunReport, Visit, await_quiet, build, ceilings, end, measure_all, pin_broker, plan,
+    planned, raise_open_files, read_last, start_device,
 };
 use crate::analyse::capacity::{Bisection, CapacitySummary, Probe, operations_needed};
 use crate::analyse::gates::MOST_OF_CEILING;
 use crate::analyse::{analyse, gates};
 use crate::broker;
-use crate::calibrate::{self, CalibrateError};
 use crate::host;
 use crate::load::SplitMix;
 use crate::profile::ProfileName;
@@ -36,12 +35,8 @@ const SCENARIO: &str = "capacity";
 const COST: &str = "cost";
 /// Rungs of the cost ladder, in percent of the slowest subject's capacity.
 const RUNGS: [u32; 4] = [10, 25, 50, 75];
-/// Window in which the ceiling is measured.
-const CEILING_WINDOW: Duration = Duration::from_secs(2);
 /// Fresh launches that must hold at the rate that was found.
 const CONFIRMATIONS: u32 = 3;
-/// What is said if there is none.
-const NO_CEILING: &str = "cannot measure the generator's ceiling";
 /// About how many probes a subject takes, for the display alone.
 const USUAL_PROBES: usize = 20;
 
@@ -148,15 +143,11 @@ fn search_facts(
     interrupt: &AtomicBool,
 ) -> Result<Option<SearchFacts>, RunError> {
     let (layout, connections) = (cell.scenario.layout, cell.scenario.connections);
-    let ceiling = calibrate::ceiling(layout, connections, CEILING_WINDOW, interrupt)
-        .map_err(cannot_calibrate)?;
-    if interrupt.load(Ordering::Relaxed) {
+    let ceilings = ceilings::measure(std::slice::from_ref(cell), interrupt)?;
+    let found = ceilings.get(&layout).copied();
+    let Some(ceiling_per_s) = found.filter(|_| !interrupt.load(Ordering::Relaxed)) else {
         return Ok(None);
-    }
-    if ceiling.rate_per_s <= 0.0 {
-        let nothing = std::io::Error::other("the null server answered nothing");
-        return Err(RunError::Machine(NO_CEILING.into(), nothing));
-    }
+    };
     Ok(Some(SearchFacts {
         scenario: SCENARIO.into(),
         question: format!(
@@ -168,14 +159,10 @@ fn search_facts(
         slo_ns: options.slo.as_nanos() as f64,
         quantile: options.quantile,
         first_per_s: cell.load.rest.as_ref().map_or(1.0, |rest| rest.rate_per_s),
-        most_per_s: ceiling.rate_per_s * MOST_OF_CEILING,
-        ceiling_per_s: ceiling.rate_per_s,
+        most_per_s: ceiling_per_s * MOST_OF_CEILING,
+        ceiling_per_s,
         confirmations: CONFIRMATIONS,
     }))
-}
-
-fn cannot_calibrate(error: CalibrateError) -> RunError {
-    RunError::Machine(NO_CEILING.into(), std::io::Error::other(error))
 }
 
 fn measure(

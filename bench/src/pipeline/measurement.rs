@@ -68,14 +68,6 @@ impl Bench<'_> {
             several => self.rooms[..several].to_vec(),
         }
     }
-
-    /// Processes of the broker, if it is ours.
-    pub(super) fn broker_pids(&self) -> Vec<i32> {
-        let pids = self.broker.pids();
-        pids.into_iter()
-            .filter_map(|pid| i32::try_from(pid).ok())
-            .collect()
-    }
 }
 
 /// One launch of the plan.
@@ -344,7 +336,7 @@ fn observe_load(
     let (shown, over) = channel();
     let abort = AtomicBool::new(false);
     let instrument = host::instrument_cpu(task.cell.scenario.layout).map(|cpu| vec![cpu]);
-    let broker = bench.broker_pids();
+    let broker = bench.broker.pids();
     let edges = Edges::new(task.cell.scenario.layout, running.root(), &broker);
     let (load, samples, between) = std::thread::scope(|scope| {
         let load = scope.spawn(|| {

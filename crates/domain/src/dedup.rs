@@ -9,6 +9,8 @@ use std::{
 ///
 /// Two of 8,192 ids collide with a probability of about 2·10⁻¹² (birthday bound n²/2⁶⁵), which is
 /// below that of a memory error; keeping hashes bounds the memory whatever the ids' length.
+/// Its memory is reserved at once: growing would move every id while a message waits, and a service
+/// would not be as large as it will be until it has seen so many.
 #[derive(Debug)]
 pub struct Dedup {
     order: VecDeque<u64>,
@@ -20,9 +22,13 @@ impl Dedup {
     /// Remembers the last `capacity` ids.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
+        // One more: the new id is there before the oldest goes.
+        let most = capacity + 1;
         Self {
-            order: VecDeque::new(),
-            known: HashSet::new(),
+            order: VecDeque::with_capacity(most),
+            // A table that is more than half full grows once removed ids have used up its free
+            // places; else it is tidied where it is.
+            known: HashSet::with_capacity(2 * most),
             capacity,
         }
     }
@@ -66,6 +72,18 @@ fn hash(message_id: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_memory_is_there_from_the_start() {
+        let mut dedup = Dedup::new(100);
+        let reserved = (dedup.order.capacity(), dedup.known.capacity());
+        for id in 0..20_000 {
+            assert!(dedup.is_new(Some(&id.to_string())));
+            assert_eq!(dedup.order.capacity(), reserved.0);
+            // Of a table it counts what is free without tidying, so it may be less.
+            assert!(dedup.known.capacity() <= reserved.1);
+        }
+    }
 
     #[test]
     fn an_id_is_new_once() {

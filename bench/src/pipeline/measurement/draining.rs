@@ -25,7 +25,7 @@ pub(super) fn observe_drain(
         Duration::from_secs_f64(1.0 / bench.profile.progress_rate_per_s),
         Duration::from_secs_f64(task.cell.window_s),
     );
-    let broker = bench.broker_pids();
+    let broker = bench.broker.pids();
     let edges = Edges::new(task.cell.scenario.layout, running.root(), &broker);
     let first = edges.look();
     let before = Reading::take();

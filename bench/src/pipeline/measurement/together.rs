@@ -132,7 +132,7 @@ fn observe(bench: &Bench<'_>, lanes: &mut [Begun<'_>], whole: &Cell) -> Result<(
     }
     let schedule = Schedule::new(bench, lanes, whole);
     let rounds = schedule.rounds;
-    let (layout, broker) = (whole.scenario.layout, bench.broker_pids());
+    let (layout, broker) = (whole.scenario.layout, bench.broker.pids());
     let roots: Vec<i32> = lanes.iter().filter_map(Begun::root).collect();
     let families: Vec<Vec<i32>> = roots.iter().map(|root| members(*root)).collect();
     let edge = |&root: &i32| Edges::new(layout, root, &broker);
