@@ -26,7 +26,11 @@ const BEYOND_QUANTILE: f64 = 10.0;
 const OF_SUBJECT: [&str; 2] = ["achieved/asked", "timed out"];
 
 /// Parts of the names of gates that tell, even under overload, that the load was not what it says.
-const OF_GENERATOR: [&str; 3] = ["send lag", "generator busy", "planned/(rate"];
+const OF_GENERATOR: [&str; 2] = ["generator busy", "planned/(rate"];
+
+/// Largest send lag as a share of the objective, against which the response times are held here; the
+/// gate of a launch takes the same share of its median response.
+const MOST_LAG: f64 = 0.1;
 
 /// The search of a run and what it found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -164,7 +168,7 @@ impl Probe {
                 .unwrap_or_default(),
             quantile_ns,
             goodput_ratio: goodput(data, facts),
-            outcome: outcome(is_in_time, gates),
+            outcome: outcome(is_in_time, gates, facts.slo_ns),
             disturbed: fails(gates, |gate| gate.on_failure == Standing::Disturbed),
         }
     }
@@ -212,11 +216,14 @@ fn is_named(gate: &Gate, names: &[&str]) -> bool {
 
 /// Noise can only make a subject slower. So a probe that holds on a noisy host has held, but one
 /// that fails there says nothing; nor does one whose load was not what it says.
-fn outcome(is_in_time: bool, gates: &[Gate]) -> Outcome {
+fn outcome(is_in_time: bool, gates: &[Gate], slo_ns: f64) -> Outcome {
     let of_subject = |gate: &Gate| gate.blames_subject || is_named(gate, &OF_SUBJECT);
     let is_overloaded = !is_in_time || fails(gates, of_subject);
     // Under overload other gates fail as a consequence, such as Little's law.
     let spoils = |gate: &Gate| {
+        if is_named(gate, &["send lag"]) {
+            return gate.value > MOST_LAG * slo_ns;
+        }
         let invalid = gate.on_failure == Standing::Invalid && !of_subject(gate);
         is_named(gate, &OF_GENERATOR) || (invalid && !is_overloaded)
     };
