@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LaunchData;
 use super::comparison::Judged;
-use super::gates::{Gate, Standing};
+use super::gates::{Gate, MOST_LAG, Standing};
 use super::metric::tag;
 use crate::record::{Kind, Manifest, SearchFacts};
 
@@ -27,10 +27,6 @@ const OF_SUBJECT: [&str; 2] = ["achieved/asked", "timed out"];
 
 /// Parts of the names of gates that tell, even under overload, that the load was not what it says.
 const OF_GENERATOR: [&str; 2] = ["generator busy", "planned/(rate"];
-
-/// Largest send lag as a share of the objective, against which the response times are held here; the
-/// gate of a launch takes the same share of its median response.
-const MOST_LAG: f64 = 0.1;
 
 /// The search of a run and what it found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -221,6 +217,7 @@ fn outcome(is_in_time: bool, gates: &[Gate], slo_ns: f64) -> Outcome {
     let is_overloaded = !is_in_time || fails(gates, of_subject);
     // Under overload other gates fail as a consequence, such as Little's law.
     let spoils = |gate: &Gate| {
+        // Here the response times are held against the objective, and so is the lateness.
         if is_named(gate, &["send lag"]) {
             return gate.value > MOST_LAG * slo_ns;
         }

@@ -20,6 +20,9 @@ const LITTLE_FROM: u64 = 1_000;
 /// because a gate may err on the strict side.
 const BEYOND_LAG_QUANTILE: f64 = 10.0;
 
+/// Largest send lag as a share of the response time that is judged.
+pub const MOST_LAG: f64 = 0.1;
+
 /// Whether the figures of a launch may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -321,7 +324,7 @@ fn send_lag(data: &LaunchData, kind: Kind) -> Option<Gate> {
 
 /// Largest send lag that does not falsify response times such as these, in ns.
 fn lag_limit_ns(response: &Histogram<u64>) -> f64 {
-    (0.1 * value_at(response, 0.5)).max(100_000.0)
+    (MOST_LAG * value_at(response, 0.5)).max(100_000.0)
 }
 
 fn value_at(histogram: &Histogram<u64>, quantile: f64) -> f64 {
