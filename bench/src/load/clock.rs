@@ -44,6 +44,11 @@ impl Clock {
         nanoseconds(self.start.elapsed())
     }
 
+    /// The instant that lies so long behind the start.
+    pub(crate) fn instant(self, at_ns: u64) -> Instant {
+        self.start + Duration::from_nanos(at_ns)
+    }
+
     /// The instant of a stamp of the kernel; 0 before the start.
     fn stamped_ns(self, stamp: Duration) -> u64 {
         nanoseconds(stamp.saturating_sub(self.real_start))
@@ -74,11 +79,11 @@ fn both_clocks() -> (Instant, Duration) {
 }
 
 /// Bytes of an answer that have come.
-pub(super) struct Received<'a> {
+pub(crate) struct Received<'a> {
     /// The bytes; none if the peer has closed.
-    pub(super) bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
     /// When the last of them came, by the kernel's stamp.
-    pub(super) at_ns: u64,
+    pub(crate) at_ns: u64,
 }
 
 /// Reads sockets together with the kernel's stamps.
@@ -87,14 +92,14 @@ pub(super) struct Received<'a> {
 /// wake-up, 20–50 µs on a virtual machine, and more under load. With the stamp it ends when the last
 /// byte came to the client's socket.
 #[derive(Debug)]
-pub(super) struct Inbox {
+pub(crate) struct Inbox {
     bytes: Vec<u8>,
     control: Vec<u8>,
 }
 
 impl Inbox {
     /// Reads at most `capacity` bytes at once.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             bytes: vec![0; capacity],
             control: nix::cmsg_space!(TimeSpec),
@@ -105,7 +110,7 @@ impl Inbox {
     ///
     /// # Errors
     /// If the kernel does not offer it.
-    pub(super) fn register(stream: &TcpStream) -> std::io::Result<()> {
+    pub(crate) fn register(stream: &TcpStream) -> std::io::Result<()> {
         Ok(setsockopt(stream, sockopt::ReceiveTimestampns, &true)?)
     }
 
@@ -118,7 +123,7 @@ impl Inbox {
     ///
     /// # Errors
     /// Those of the socket, among them that nothing has come.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         stream: &TcpStream,
         clock: Clock,

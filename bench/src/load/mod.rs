@@ -35,6 +35,7 @@ mod rest;
 mod turns;
 
 pub use amqp::{AmqpPlan, seed_message};
+pub(crate) use clock::{Clock, Inbox};
 pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, GeneratorThread, LoadPlan, LoadResult, RestPlan};
