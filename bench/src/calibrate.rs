@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analyse::resolution::Resolution;
 use crate::host;
-use crate::load::{Exchange, Generator, LoadError, LoadPlan, LoadResult, RestPlan};
+use crate::load::{Exchange, Generator, LoadError, LoadPlan, LoadResult, RestPlan, nanoseconds};
 use crate::record::{Host, HostDuring, Layout};
 use crate::truth::{Behaviour, Freeze, TruthServer};
 
@@ -214,6 +214,8 @@ struct Drive {
 /// What came of it.
 struct Driven {
     result: LoadResult,
+    /// When the requests came to the server, in ns since the start of the load.
+    arrivals_ns: Vec<u64>,
     /// Share of the load in which the machine kept the server from its loop.
     held_ratio: f64,
 }
@@ -248,9 +250,10 @@ fn drive(
     let held_before = server.held();
     let result = generator.run_apart(start, interrupt);
     let held = server.held() - held_before;
-    server.stop()?;
+    let arrivals = server.stop()?.into_iter();
     Ok(Driven {
         result,
+        arrivals_ns: arrivals.map(|at| nanoseconds(at - start)).collect(),
         held_ratio: held.as_secs_f64() / (load.warm_up + load.window).as_secs_f64(),
     })
 }

@@ -55,6 +55,19 @@ pub fn stall_p99_s(stall_s: f64, window_s: f64, rate_per_s: f64, capacity_per_s:
     stall_s - 0.01 * window_s * (capacity_per_s - rate_per_s) / capacity_per_s
 }
 
+/// What must come out of a trial.
+///
+/// The arrivals are those that the kernel stamped at the server, for a queue makes of one late send
+/// a late answer for all behind it; how late the sends are is a figure of its own, where the
+/// generator's account of itself is held against those stamps.
+#[derive(Debug, Default)]
+struct Expected {
+    /// From the intended instant to the answer that the law wants; sorted.
+    responses_ns: Vec<u64>,
+    /// From the intended instant to the arrival at the server.
+    send_lags_ns: Vec<u64>,
+}
+
 /// Every trial, each with a window of this length at least.
 #[must_use]
 pub fn trials(window: Duration) -> Vec<Trial> {
@@ -188,17 +201,19 @@ impl Trial {
             window: self.window,
         };
         let before = Reading::take();
-        let Driven { result, held_ratio } =
-            drive(self.behaviour, &load, self.freeze(), cores, interrupt)?;
+        let Driven {
+            result,
+            arrivals_ns,
+            held_ratio,
+        } = drive(self.behaviour, &load, self.freeze(), cores, interrupt)?;
         let host = Reading::take().since(&before, &[], &[]);
-        let mut expected = self.expected_ns();
-        expected.sort_unstable();
+        let expected = self.expected(&arrivals_ns);
         Ok(Calibration {
             name: self.name.clone(),
             truth: self.truth.clone(),
             operations: counts(&result, Kind::Rest).ok,
             figures: self.figures(&expected, &result),
-            curve: curve(&expected, &result),
+            curve: curve(&expected.responses_ns, &result),
             blind_p99_ns: Some(quantile_of(&result, "rest.service", 0.99)),
             theory_mean_ns: self.theory_mean_s.map(|mean_s| mean_s * 1e9),
             send_lag_p99_ns: quantile_of(&result, "rest.send_lag", 0.99),
@@ -218,25 +233,43 @@ impl Trial {
         })
     }
 
-    /// The response times of the window as the law wants them.
-    fn expected_ns(&self) -> Vec<u64> {
-        let (from_ns, until_ns) = (nanoseconds(WARM_UP), nanoseconds(WARM_UP + self.window));
+    /// The intended instants of warm-up and window.
+    fn schedule_ns(&self) -> Vec<u64> {
+        let until_ns = nanoseconds(WARM_UP + self.window);
         let mut pacer = self.arrival.pacer();
-        let arrivals: Vec<u64> = (0..)
+        (0..)
             .map(|seq| pacer.intended_ns(seq))
             .take_while(|at_ns| *at_ns < until_ns)
-            .collect();
-        let Behaviour { law, discipline } = self.behaviour;
-        let responses = responses_ns(arrivals.iter().copied(), law, discipline, self.freeze());
-        let in_window = arrivals.into_iter().zip(responses);
-        let in_window = in_window.filter(|(at_ns, _)| *at_ns >= from_ns);
-        in_window.map(|(_, response_ns)| response_ns).collect()
+            .collect()
     }
 
-    fn figures(&self, expected: &[u64], result: &LoadResult) -> Vec<Figure> {
+    /// What must come out of the window if the requests came to the server at these instants.
+    fn expected(&self, arrivals_ns: &[u64]) -> Expected {
+        let Behaviour { law, discipline } = self.behaviour;
+        let served_ns = responses_ns(arrivals_ns.iter().copied(), law, discipline, self.freeze());
+        let mut expected = Expected::default();
+        let requests = self.schedule_ns().into_iter().zip(arrivals_ns);
+        for ((intended_ns, arrival_ns), served_ns) in requests.zip(served_ns) {
+            if intended_ns >= nanoseconds(WARM_UP) {
+                let lag_ns = arrival_ns.saturating_sub(intended_ns);
+                expected.send_lags_ns.push(lag_ns);
+                expected.responses_ns.push(lag_ns + served_ns);
+            }
+        }
+        expected.responses_ns.sort_unstable();
+        expected
+    }
+
+    fn figures(&self, expected: &Expected, result: &LoadResult) -> Vec<Figure> {
         let response = |quantile| quantile_of(result, "rest.response", quantile);
-        let of =
-            |name, quantile| Figure::new(name, quantile_in(expected, quantile), response(quantile));
+        let responses_ns = &expected.responses_ns;
+        let of = |name, quantile| {
+            Figure::new(
+                name,
+                quantile_in(responses_ns, quantile),
+                response(quantile),
+            )
+        };
         // The median of M/D/1 at half load lies on the edge of those that do not wait: a microsecond
         // decides on which side.
         let middle = match self.theory_mean_s {
@@ -245,10 +278,8 @@ impl Trial {
         };
         let mut figures = vec![middle, of("p99", 0.99)];
         if self.theory_mean_s.is_some() {
-            let mean_ns = expected.iter().sum::<u64>() as f64 / expected.len().max(1) as f64;
-            let observed = result.histograms.get("rest.response");
-            let observed_ns = observed.map_or(0.0, hdrhistogram::Histogram::mean);
-            figures.push(Figure::new("mean", mean_ns, observed_ns));
+            let observed_ns = mean_of(result, "rest.response");
+            figures.push(Figure::new("mean", mean(responses_ns), observed_ns));
         }
         if let Some(stall) = self.stall {
             let window_s = self.window.as_secs_f64();
@@ -258,6 +289,13 @@ impl Trial {
                 allowed_ns: STALL_RATIO * theory_s * 1e9,
                 ..Figure::new("p99 by the formula", theory_s * 1e9, response(0.99))
             });
+        } else {
+            // In a stall requests wait for a connection, which is no lateness of the generator.
+            let (lag_ns, told_ns) = (
+                mean(&expected.send_lags_ns),
+                mean_of(result, "rest.send_lag"),
+            );
+            figures.push(Figure::new("mean send lag", lag_ns, told_ns));
         }
         figures
     }
@@ -288,6 +326,17 @@ pub(super) fn quantile_of(result: &LoadResult, tag: &str, quantile: f64) -> f64 
     histogram.map_or(0.0, |it| it.value_at_quantile(quantile) as f64)
 }
 
+/// The mean of a histogram; 0 if nothing was recorded.
+fn mean_of(result: &LoadResult, tag: &str) -> f64 {
+    let histogram = result.histograms.get(tag);
+    histogram.map_or(0.0, hdrhistogram::Histogram::mean)
+}
+
+/// The mean; 0 of nothing.
+fn mean(values: &[u64]) -> f64 {
+    values.iter().sum::<u64>() as f64 / values.len().max(1) as f64
+}
+
 /// The smallest value that at least this share of the sorted values does not exceed: what
 /// `HdrHistogram` means by a quantile.
 pub(super) fn quantile_in(sorted: &[u64], quantile: f64) -> f64 {
@@ -304,9 +353,8 @@ mod tests {
     fn the_formula_of_the_stall_agrees_with_the_recursion() {
         for window_s in [4, 10, 30] {
             let trial = stall(Duration::from_secs(window_s));
-            let mut expected = trial.expected_ns();
-            expected.sort_unstable();
-            let exact_s = quantile_in(&expected, 0.99) / 1e9;
+            let expected = trial.expected(&trial.schedule_ns());
+            let exact_s = quantile_in(&expected.responses_ns, 0.99) / 1e9;
             let window_s = window_s as f64;
             let theory_s = stall_p99_s(window_s / 10.0, window_s, 1_000.0, 4_000.0);
             assert!(
@@ -327,7 +375,22 @@ mod tests {
 
     #[test]
     fn only_the_window_is_expected() {
-        let expected = fixed(Duration::from_secs(2)).expected_ns();
-        assert_eq!(expected, vec![5_000_000; 2_000]);
+        let trial = fixed(Duration::from_secs(2));
+        let expected = trial.expected(&trial.schedule_ns());
+        assert_eq!(expected.responses_ns, vec![5_000_000; 2_000]);
+        assert_eq!(expected.send_lags_ns, vec![0; 2_000]);
+    }
+
+    #[test]
+    fn what_is_sent_late_is_late_in_the_lag_and_in_the_response() {
+        let trial = fixed(Duration::from_secs(2));
+        let late: Vec<u64> = trial
+            .schedule_ns()
+            .iter()
+            .map(|at| at + 2_000_000)
+            .collect();
+        let expected = trial.expected(&late);
+        assert_eq!(expected.responses_ns, vec![7_000_000; 2_000]);
+        assert_eq!(expected.send_lags_ns, vec![2_000_000; 2_000]);
     }
 }

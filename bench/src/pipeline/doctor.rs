@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Deadlines met in each way of waiting.
 const DEADLINES: u32 = 1_000;
 /// Attempts at a trial that others disturb.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS: u32 = 5;
 /// Connections of the ceiling and of the fixed rates.
 const CONNECTIONS: usize = 64;
 /// Fixed rates per second.

@@ -83,7 +83,7 @@ pub struct TruthServer {
     stop: Arc<OwnedFd>,
     plan: Plan,
     held_ns: Arc<AtomicU64>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    thread: Option<JoinHandle<io::Result<Vec<Instant>>>>,
 }
 
 impl TruthServer {
@@ -105,7 +105,8 @@ impl TruthServer {
                 .spawn(move || {
                     // Never in the real-time class: it does not sleep.
                     prefer_thread(false);
-                    server.run()
+                    server.run()?;
+                    Ok(server.served)
                 })
         };
         Ok(Self {
@@ -138,17 +139,18 @@ impl TruthServer {
         Duration::from_nanos(self.held_ns.load(Ordering::Relaxed))
     }
 
-    /// Stops it.
+    /// Stops it, and tells when its requests arrived, in the order in which it served them; nothing
+    /// of [`Behaviour::NULL`].
     ///
     /// # Errors
     /// The fault that ended it before.
-    pub fn stop(mut self) -> io::Result<()> {
+    pub fn stop(mut self) -> io::Result<Vec<Instant>> {
         self.end()
     }
 
-    fn end(&mut self) -> io::Result<()> {
+    fn end(&mut self) -> io::Result<Vec<Instant>> {
         let Some(thread) = self.thread.take() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes())?;
         thread
@@ -176,7 +178,7 @@ struct Connection {
 type Arrived = (Instant, usize, Vec<u8>);
 
 /// An answer that is not due yet; earliest first, in the order of arrival among equals.
-type Due = Reverse<(Instant, u64, usize, Vec<u8>)>;
+type Due = Reverse<(Instant, usize, usize, Vec<u8>)>;
 
 struct Server {
     poll: OwnedFd,
@@ -192,7 +194,8 @@ struct Server {
     free: Instant,
     connections: Vec<Option<Connection>>,
     due: BinaryHeap<Due>,
-    arrivals: u64,
+    /// When the requests came that it has served.
+    served: Vec<Instant>,
     held_ns: Arc<AtomicU64>,
 }
 
@@ -224,7 +227,7 @@ impl Server {
             free: Instant::now(),
             connections: Vec::new(),
             due: BinaryHeap::new(),
-            arrivals: 0,
+            served: Vec::new(),
             held_ns: Arc::default(),
         })
     }
@@ -308,7 +311,7 @@ impl Server {
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             // To answer at once takes no stamp, and other load tools shall not pay for one.
-            if self.behaviour != Behaviour::NULL {
+            if self.is_timed() {
                 Inbox::register(&stream)?;
             }
             let token = EventData::new_u64(FIRST_CONNECTION + self.connections.len() as u64);
@@ -318,6 +321,11 @@ impl Server {
                 unread: Vec::new(),
             }));
         }
+    }
+
+    /// Whether it keeps to a law, and does not answer at once.
+    fn is_timed(&self) -> bool {
+        self.behaviour != Behaviour::NULL
     }
 
     /// Reads what has come; a connection that breaks or is not understood is closed.
@@ -337,7 +345,7 @@ impl Server {
         }
     }
 
-    /// Decides when the answers to what has come are due, and sends those that are due now.
+    /// Decides when the answers to what has come are due.
     fn schedule(&mut self) {
         let mut arrived = std::mem::take(&mut self.arrived);
         arrived.sort_by_key(|(at, ..)| *at);
@@ -348,12 +356,12 @@ impl Server {
                 Discipline::Single => seen.max(self.free),
             };
             self.free = begun + Duration::from_nanos(self.draws.next().unwrap_or_default());
-            if self.free <= at {
-                self.send(index, &answer);
+            if self.is_timed() {
+                self.served.push(at);
+                let order = self.served.len();
+                self.due.push(Reverse((self.free, order, index, answer)));
             } else {
-                self.arrivals += 1;
-                self.due
-                    .push(Reverse((self.free, self.arrivals, index, answer)));
+                self.send(index, &answer);
             }
         }
         self.arrived = arrived;
