@@ -9,7 +9,7 @@ use super::gates::{Standing, is_quiet};
 use super::metric::{Better, Metric, Reading, needed_for, tag};
 use super::significance::holm;
 use super::statistics::{Interval, RatioEstimate, median_over_blocks, paired_ratio, seed_for};
-use super::steady::Steadiness;
+use super::steady::{Course, Steadiness};
 use super::{LaunchData, LaunchSummary};
 use crate::record::{CellFacts, Manifest};
 
@@ -225,7 +225,7 @@ impl Row {
                 Some(BlockValue {
                     block: l.block,
                     reading: *l.readings.get(&metric)?,
-                    standing: l.standing,
+                    standing: l.standing_of(metric),
                 })
             })
             .collect();
@@ -265,13 +265,15 @@ impl Row {
 /// Launches of a subject in a cell that had no steady state on a quiet host, if there are too many to
 /// believe the others: chance makes one, but seldom two.
 fn unsteady<'a>(metric: Metric, launches: impl Iterator<Item = &'a Judged<'a>>) -> Option<usize> {
-    let moves = |launch: &LaunchSummary| {
-        let state = launch.steady.as_ref();
-        is_quiet(&launch.gates)
-            && state.is_some_and(|it| it.steadiness == Steadiness::NoSteadyState)
+    let moves = |course: &Course| {
+        metric.rests_on(course.quantity) && course.steadiness == Steadiness::NoSteadyState
     };
-    let count = launches.filter(|(launch, _)| moves(launch)).count();
-    (metric.needs_steady_state() && count >= UNSTEADY_LAUNCHES).then_some(count)
+    let is_unsteady = |launch: &LaunchSummary| {
+        let mut courses = launch.steady.iter().flat_map(|it| &it.courses);
+        is_quiet(&launch.gates) && courses.any(moves)
+    };
+    let count = launches.filter(|(launch, _)| is_unsteady(launch)).count();
+    (count >= UNSTEADY_LAUNCHES).then_some(count)
 }
 
 /// The usable value of each block: of repeated launches the first valid one.

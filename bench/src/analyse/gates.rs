@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LaunchData;
 use super::metric::{answered, tag};
-use super::steady::{Steadiness, SteadyState};
+use super::steady::{Course, Quantity, SteadyState};
 use crate::record::{Conservation, Drain, Kind, Launch, OperationCounts};
 
 /// Resolution of the kernel's CPU accounting for other processes and for steal, in s.
@@ -106,7 +106,7 @@ pub struct Gate {
     pub value: f64,
     /// Whether the value lies in the range.
     pub passed: bool,
-    /// What the launch becomes if it does not.
+    /// What the launch becomes if it does not; it stays valid if that voids only some of its figures.
     pub on_failure: Standing,
     /// Whether a failure is the subject's doing and not the measurement's.
     pub blames_subject: bool,
@@ -203,7 +203,7 @@ pub fn judge_as(
     gates.extend(little(data));
     gates.extend(host(launch, f64::from(cores.max(1))));
     let is_quiet = is_quiet(&gates);
-    gates.extend(state.map(|state| steady(state, is_quiet)));
+    gates.extend(state.into_iter().flat_map(|state| steady(state, is_quiet)));
     gates
 }
 
@@ -421,26 +421,35 @@ pub fn is_quiet(gates: &[Gate]) -> bool {
         .all(|gate| gate.passed || gate.on_failure != Standing::Disturbed)
 }
 
+/// Two gates: on what the subject does, and on its memory.
+///
 /// A launch that moves on a quiet host is invalid and not disturbed: its figure is the mean of two states
 /// and belongs to neither. A disturbed launch may be made again; what is made again because of its own
 /// figures would select among them. On a noisy host, it is the host that moves.
-fn steady(state: &SteadyState, is_quiet: bool) -> Gate {
-    let moving = state.courses.iter();
-    let moving = moving
-        .filter(|it| it.steadiness != Steadiness::Flat)
-        .count();
-    let gate = Gate::new(
-        "steady state",
-        GateUnit::Count,
-        Limit::at_most(0.0),
-        moving as f64,
-    );
-    let gate = if is_quiet { gate } else { gate.disturbing() };
-    if moving == 0 {
+///
+/// A launch whose memory alone moves stays what it is, and only its memory figures are void: see
+/// [`Metric::rests_on`](super::metric::Metric::rests_on).
+fn steady(state: &SteadyState, is_quiet: bool) -> [Gate; 2] {
+    let (memory, work): (Vec<_>, Vec<_>) = state
+        .moving()
+        .partition(|course| course.quantity == Quantity::Pss);
+    let gate = |name: &str, moving: &[&Course], on_failure| {
+        let count = moving.len() as f64;
+        let mut gate = Gate::new(name, GateUnit::Count, Limit::at_most(0.0), count);
+        gate.on_failure = on_failure;
+        let complaints: Vec<_> = moving.iter().map(|it| it.complaint()).collect();
+        gate.note = Some(complaints.join("; ")).filter(|note| !note.is_empty());
         gate
+    };
+    let moved = if is_quiet {
+        Standing::Invalid
     } else {
-        gate.noted(state.complaints().join("; "))
-    }
+        Standing::Disturbed
+    };
+    [
+        gate("steady state", &work, moved),
+        gate("steady memory", &memory, Standing::Valid),
+    ]
 }
 
 /// The limits are never finer than the ticks in which the kernel counts: in half a second

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::LaunchData;
 use super::comparison::Judged;
 use super::gates::Standing;
+use super::metric::Metric;
 use super::statistics::{Interval, median, median_over_blocks, seed_for, theil_sen};
 use crate::record::{CellFacts, Kind, Ladder, Launch, Layout, Manifest, Sample};
 
@@ -109,7 +110,7 @@ impl LadderSummary {
         // A noisy host makes a subject slow, but not its memory grow.
         let usable: Vec<&LaunchData> = launches
             .iter()
-            .filter(|(judged, _)| judged.standing != Standing::Invalid)
+            .filter(|(judged, _)| judged.standing_of(Metric::Pss) != Standing::Invalid)
             .map(|(_, data)| *data)
             .collect();
         let rungs = cells.iter().filter_map(|cell| rung(cell, ladder, &usable));

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::LaunchData;
 use super::gates::Standing;
 use super::statistics::{median, theil_sen};
+use super::steady::Quantity;
 use crate::record::{CellFacts, Kind, OperationCounts, Sample};
 
 /// Observations that must lie beyond a quantile before it is printed.
@@ -283,10 +284,15 @@ impl Metric {
         }
     }
 
-    /// Whether the figure is the level of something over the window: readiness comes before it, and
-    /// growth is the very movement.
-    pub fn needs_steady_state(self) -> bool {
-        !matches!(self, Metric::Ready | Metric::PssSlope)
+    /// Whether the figure means nothing if that quantity moves within the window. A subject may do
+    /// its work in a steady state while its memory still fills, and then only its memory has no
+    /// level; readiness comes before the window, and growth is the very movement.
+    pub fn rests_on(self, quantity: Quantity) -> bool {
+        match self {
+            Metric::Ready | Metric::PssSlope => false,
+            Metric::Pss | Metric::Uss | Metric::Rss => quantity == Quantity::Pss,
+            _ => quantity != Quantity::Pss,
+        }
     }
 
     /// Kind and quantile of a response-time metric.

@@ -106,6 +106,19 @@ pub struct LaunchSummary {
     pub readings: BTreeMap<Metric, Reading>,
 }
 
+impl LaunchSummary {
+    /// Whether the launch's figure of that metric may be used.
+    #[must_use]
+    pub fn standing_of(&self, metric: Metric) -> Standing {
+        let mut moving = self.steady.iter().flat_map(SteadyState::moving);
+        if moving.any(|course| metric.rests_on(course.quantity)) {
+            self.standing.max(Standing::Invalid)
+        } else {
+            self.standing
+        }
+    }
+}
+
 /// How much of the run may be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Validity {

@@ -160,17 +160,17 @@ impl SteadyState {
         })
     }
 
-    /// The courses that are not flat, in words.
-    #[must_use]
-    pub fn complaints(&self) -> Vec<String> {
-        let moving = self.courses.iter();
-        let moving = moving.filter(|it| it.steadiness != Steadiness::Flat);
-        moving.map(|it| it.complaint()).collect()
+    /// The courses that are not flat.
+    pub fn moving(&self) -> impl Iterator<Item = &Course> {
+        let courses = self.courses.iter();
+        courses.filter(|it| it.steadiness != Steadiness::Flat)
     }
 }
 
 impl Course {
-    fn complaint(&self) -> String {
+    /// How it moves, in words.
+    #[must_use]
+    pub fn complaint(&self) -> String {
         let (quantity, state) = (self.quantity.word(), self.steadiness.word());
         let what = match self.steadiness {
             Steadiness::NoSteadyState => {

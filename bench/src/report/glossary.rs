@@ -93,7 +93,7 @@ const TERMS: [(&str, &str); 24] = [
     ),
     (
         "steady state",
-        "response times, CPU and PSS keep their level over the window; a launch that warms up, slows down or never settles in it is invalid, and a subject with two of the last kind in a cell has no figure there.",
+        "response times, CPU and PSS keep their level over the window; a launch that warms up, slows down or never settles in it is invalid (where only PSS moves, only its memory figures are), and a subject with two launches in a cell in which a figure never settles does not have that figure there.",
     ),
     (
         "valid, disturbed, invalid",

@@ -174,7 +174,10 @@ impl<'a> Tally<'a> {
             [only] => only.clone(),
             _ => "by cell".to_owned(),
         };
-        let fate = self.worst.map_or("", |g| g.on_failure.word());
+        let fate = self.worst.map_or("", |g| match g.on_failure {
+            Standing::Valid => "void in its memory figures",
+            standing => standing.word(),
+        });
         let tone = if self.failed > 0 {
             Tone::Bad
         } else {

@@ -97,6 +97,38 @@ fn a_difference_that_one_of_many_comparisons_shows_by_chance_names_no_winner() {
 }
 
 #[test]
+fn memory_that_fills_takes_the_memory_figures_alone() {
+    let with = |filling: usize| {
+        let mut run = synthetic::run(6);
+        let here = |it: &&mut crate::analyse::LaunchData| {
+            it.launch.subject == "async" && it.launch.cell == "steady-mixed"
+        };
+        for data in run.launches.iter_mut().filter(here).take(filling) {
+            for (sample, place) in data.samples.iter_mut().zip(0..) {
+                sample.pss_bytes = 4_000_000 + 200_000 * place;
+            }
+        }
+        steady_cell(&run)
+    };
+    let row =
+        |cell: &CellSummary, metric| cell.comparison(metric).expect("metric").rows["async"].clone();
+    let once = with(1);
+    for memory in [Metric::Pss, Metric::Uss, Metric::Rss] {
+        assert_eq!(
+            (row(&once, memory).used, row(&once, memory).unsteady),
+            (5, None)
+        );
+    }
+    assert_eq!(row(&once, Metric::CpuPerOperation).used, 6);
+    let twice = with(2);
+    let pss = row(&twice, Metric::Pss);
+    assert_eq!((pss.used, pss.median, pss.unsteady), (0, None, Some(2)));
+    let cpu = row(&twice, Metric::CpuPerOperation);
+    assert_eq!((cpu.used, cpu.unsteady), (6, None));
+    assert_eq!(row(&twice, Metric::RestP50).used, 6);
+}
+
+#[test]
 fn a_subject_without_a_steady_state_twice_has_no_figure_and_says_so() {
     let with = |unsteady: usize| {
         let mut run = synthetic::run(6);

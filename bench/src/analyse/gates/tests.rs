@@ -212,6 +212,29 @@ fn a_launch_that_warms_up_in_its_window_is_invalid_and_says_where() {
     );
 }
 
+/// Samples whose PSS grows by half over the window.
+fn fill_memory(data: &mut LaunchData) {
+    let count = data.samples.len() as u64;
+    for (sample, place) in data.samples.iter_mut().zip(0..) {
+        sample.pss_bytes = 4_000_000 + 2_000_000 * place / count;
+    }
+}
+
+#[test]
+fn memory_that_still_fills_voids_no_other_figure() {
+    assert_eq!(
+        launch_with(fill_memory),
+        (Standing::Valid, vec!["steady memory".to_owned()])
+    );
+    let both = launch_with(|data| {
+        fill_memory(data);
+        let slices = data.slices.get_mut("rest.response").expect("kept");
+        slices[..4].iter_mut().for_each(|it| it.median_ns *= 2);
+    });
+    assert_eq!(both.0, Standing::Invalid);
+    assert_eq!(both.1, ["steady state", "steady memory"]);
+}
+
 #[test]
 fn what_moves_on_a_noisy_host_is_disturbed() {
     let (standing, failed) = launch_with(|data| {

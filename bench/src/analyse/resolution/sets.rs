@@ -224,7 +224,8 @@ fn swaps(blocks: usize, random: Option<SplitMix>) -> Vec<bool> {
 fn figures(judged: &LaunchSummary, data: &LaunchData) -> (BTreeMap<Metric, f64>, bool) {
     let mut coarse = false;
     let mut figures = BTreeMap::new();
-    for metric in METRICS {
+    let usable = |metric: &Metric| judged.standing_of(*metric) == Standing::Valid;
+    for metric in METRICS.into_iter().filter(usable) {
         let figure = match judged.readings.get(&metric) {
             Some(Reading::TooFew { .. }) => {
                 coarse = true;
