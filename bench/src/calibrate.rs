@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::analyse::gates::{MOST_FOREIGN_CORES, MOST_STEAL_RATIO};
 use crate::analyse::resolution::Resolution;
 use crate::host;
 use crate::load::{Exchange, Generator, LoadError, LoadPlan, LoadResult, RestPlan, nanoseconds};
@@ -27,10 +28,6 @@ pub use curve::Point;
 pub use timers::{Lateness, lateness};
 pub use trials::{Trial, stall_p99_s, trials};
 
-/// Most steal in a trial, as a share of all CPU time.
-const MOST_STEAL_RATIO: f64 = 0.005;
-/// Most CPU of others in a trial, in cores.
-const MOST_FOREIGN_CORES: f64 = 0.02;
 /// Longest time that the machine keeps the server from its loop, as a share of the load.
 const MOST_HELD_RATIO: f64 = 0.002;
 /// Latest that the generator may be at p99 in a trial, in ns.

@@ -20,6 +20,7 @@ pub mod load;
 pub mod pipeline;
 pub mod profile;
 pub mod proxy;
+pub mod random;
 pub mod record;
 pub mod report;
 pub mod run_dir;

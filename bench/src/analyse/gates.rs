@@ -23,6 +23,11 @@ const BEYOND_LAG_QUANTILE: f64 = 10.0;
 /// Largest send lag as a share of the response time that is judged.
 pub const MOST_LAG: f64 = 0.1;
 
+/// Most steal, as a share of all CPU time.
+pub const MOST_STEAL_RATIO: f64 = 0.005;
+/// Most CPU of others, in cores.
+pub const MOST_FOREIGN_CORES: f64 = 0.02;
+
 /// Whether the figures of a launch may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -460,14 +465,14 @@ fn host(launch: &Launch, cores: f64) -> [Gate; 2] {
         Gate::new(
             "steal",
             GateUnit::Ratio,
-            Limit::at_most((tick / cores).max(0.005)),
+            Limit::at_most((tick / cores).max(MOST_STEAL_RATIO)),
             launch.host.steal_ratio,
         )
         .disturbing(),
         Gate::new(
             "foreign CPU",
             GateUnit::Cores,
-            Limit::at_most((2.0 * tick).max(0.02)),
+            Limit::at_most((2.0 * tick).max(MOST_FOREIGN_CORES)),
             launch.host.foreign_cores,
         )
         .disturbing(),

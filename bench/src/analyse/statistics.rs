@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::significance::{LEVEL, student_p};
+use crate::random::SplitMix;
 
 /// Resamples of one bootstrap.
 pub const RESAMPLES: usize = 10_000;
@@ -268,7 +269,7 @@ fn bootstrap(values: &[f64], seed: u64, statistic: impl Fn(&mut [f64]) -> f64) -
 
 /// The statistic of [`RESAMPLES`] samples that are drawn from the values with replacement.
 fn resample(values: &[f64], seed: u64, statistic: impl Fn(&mut [f64]) -> f64) -> Vec<f64> {
-    let mut random = SplitMix64(seed);
+    let mut random = SplitMix(seed);
     let mut sample = vec![0.0; values.len()];
     let draw = |_| {
         sample.fill_with(|| values[random.below(values.len())]);
@@ -287,25 +288,6 @@ fn percentiles(estimates: &mut [f64]) -> Interval {
     Interval {
         low: estimates[RESAMPLES / 40],
         high: estimates[RESAMPLES - 1 - RESAMPLES / 40],
-    }
-}
-
-/// Steele, Lea and Flood's generator: enough for resampling, and the same on every platform.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0..limit` by multiply-and-shift; the bias is below 2⁻⁵⁰ for such limits.
-    fn below(&mut self, limit: usize) -> usize {
-        let product = u128::from(self.next()) * limit as u128;
-        usize::try_from(product >> 64).expect("the product's upper half is below the limit")
     }
 }
 
@@ -343,13 +325,6 @@ mod tests {
         assert!((slope + 0.5).abs() < 1e-9, "{slope}");
         assert_eq!(theil_sen(&[(1.0, 2.0), (1.0, 3.0)]), None);
         assert_eq!(theil_sen(&[]), None);
-    }
-
-    #[test]
-    fn split_mix_gives_the_published_sequence() {
-        let mut random = SplitMix64(1_234_567);
-        assert_eq!(random.next(), 6_457_827_717_110_365_317);
-        assert_eq!(random.next(), 3_203_168_211_198_807_973);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::SplitMix;
+    use crate::random::SplitMix;
 
     #[test]
     fn the_lead_settles_at_the_third_quartile_of_the_lateness() {

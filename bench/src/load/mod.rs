@@ -40,7 +40,7 @@ pub use engine::{LoadTarget, Observation, Window};
 pub(crate) use generator::nanoseconds;
 pub use generator::{Generator, GeneratorThread, LoadPlan, LoadResult, RestPlan};
 pub use live::{Live, View, Viewer};
-pub use pacer::{Arrival, Burst, MOST_STEPS, Pacer, Ramp, SplitMix, Step, Steps};
+pub use pacer::{Arrival, Burst, MOST_STEPS, Pacer, Ramp, Step, Steps};
 pub use request::{Exchange, KEYS, key};
 pub use turns::Turns;
 

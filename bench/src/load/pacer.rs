@@ -6,6 +6,8 @@
 
 mod shape;
 
+use crate::random::SplitMix;
+
 pub use shape::{Burst, MOST_STEPS, Ramp, Step, Steps};
 
 /// Gives the instant of each operation.
@@ -126,38 +128,6 @@ impl Pacer for Poisson {
     }
 }
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): the same sequence on every machine for ever.
-#[derive(Debug, Clone)]
-pub struct SplitMix(
-    /// Seed, then state.
-    pub u64,
-);
-
-impl SplitMix {
-    /// The next 64 bits.
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `[0, 1)`.
-    pub fn next_unit(&mut self) -> f64 {
-        // 53 bits are what an f64 holds exactly.
-        (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Shuffles in place (Fisher and Yates).
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            let other = (self.next_unit() * (last + 1) as f64) as usize;
-            items.swap(last, other);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,14 +161,5 @@ mod tests {
         // The share of gaps above the mean is 1/e.
         let above = first.windows(2).filter(|w| w[1] - w[0] > 1_000_000).count();
         assert!((above as f64 / 2e4 - 0.3679).abs() < 0.02, "{above}");
-    }
-
-    #[test]
-    fn a_shuffle_keeps_every_item() {
-        let mut items: Vec<u32> = (0..24).collect();
-        SplitMix(1).shuffle(&mut items);
-        assert_ne!(items, (0..24).collect::<Vec<_>>());
-        items.sort_unstable();
-        assert_eq!(items, (0..24).collect::<Vec<_>>());
     }
 }

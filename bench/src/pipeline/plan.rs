@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::analyse::statistics::seed_for;
 use crate::host;
-use crate::load::SplitMix;
 use crate::profile::Profile;
+use crate::random::SplitMix;
 use crate::record::{BrokerFacts, METHOD_VERSION, Manifest};
 use crate::scenario::Cell;
 use crate::subject::BuiltSubject;

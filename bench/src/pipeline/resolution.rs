@@ -16,8 +16,8 @@ use super::{
 };
 use crate::analyse::resolution::Resolution;
 use crate::broker::{self, Broker};
-use crate::load::SplitMix;
 use crate::profile::{Profile, ProfileName};
+use crate::random::SplitMix;
 use crate::record::{Manifest, ResolutionFacts};
 use crate::run_dir::RunDir;
 use crate::scenario::{self, Cell};

@@ -65,7 +65,7 @@ fn blocks(it: &Examination) -> Vec<Block> {
 
 /// How to read the trials.
 const KNOWN_TRUTH: &str = "The generator was sent against a server that takes exactly as long as it was told to. \
-Expected is what a faultless instrument would measure of the very same schedule (Lindley's recursion); \
+Expected is what a faultless instrument would measure of the very same requests, as they came to the server (Lindley's recursion); \
 a difference of 50 µs and 3 % is allowed, which is what the transport and the wake-up of the generator take, and of 5 % beside \
 the formula of the stall. The blind p99 is what a client would tell that counts from the actual send: \
 the requests that a stalled server kept it from sending are missing in it (coordinated omission).";

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::load::{SplitMix, nanoseconds};
+use crate::load::nanoseconds;
+use crate::random::SplitMix;
 
 /// How long the server takes for each request, in the order in which it gets to them.
 #[derive(Debug, Clone, Copy, PartialEq)]

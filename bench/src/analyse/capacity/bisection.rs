@@ -210,7 +210,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::load::SplitMix;
+    use crate::random::SplitMix;
 
     fn facts(most_per_s: f64) -> SearchFacts {
         SearchFacts {

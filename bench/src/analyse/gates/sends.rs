@@ -106,7 +106,7 @@ fn distance(gaps: &Histogram<u64>, rate_per_s: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::SplitMix;
+    use crate::random::SplitMix;
 
     fn gaps(draw: impl Fn(f64) -> f64) -> Histogram<u64> {
         let mut random = SplitMix(5);

@@ -141,7 +141,7 @@ fn an_operation_that_ended_without_a_time_makes_the_launch_invalid() {
 fn poisson(data: &mut LaunchData, draw: fn(f64) -> f64) {
     data.launch.poisson = vec![Kind::Rest];
     let rate_per_s = data.launch.arrival_rate_per_s[&Kind::Rest];
-    let mut random = crate::load::SplitMix(3);
+    let mut random = crate::random::SplitMix(3);
     let mut gaps = data.histograms["rest.send_lag"].clone();
     gaps.reset();
     for _ in 0..data.launch.operations[&Kind::Rest].planned {

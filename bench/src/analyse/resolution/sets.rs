@@ -9,7 +9,7 @@ use super::super::metric::{Metric, Reading, tag};
 use super::super::statistics::{RatioEstimate, paired_ratio, seed_for};
 use super::super::{LaunchData, LaunchSummary, RunData};
 use super::{DRAWS, METRICS, SET, SPLITS};
-use crate::load::SplitMix;
+use crate::random::SplitMix;
 use crate::record::{CellFacts, Manifest, ResolutionFacts};
 
 /// The usable launches of the run by name and block.

@@ -2,7 +2,7 @@
 
 use crate::analyse::statistics::seed_for;
 use crate::analyse::{LaunchData, LaunchSummary, RunData, judge_all, synthetic};
-use crate::load::SplitMix;
+use crate::random::SplitMix;
 use crate::record::ResolutionFacts;
 
 /// A run of one subject under four names in so many blocks, whose CPU scatters by ± `noise`; the twin

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::analyse::synthetic;
-use crate::load::SplitMix;
+use crate::random::SplitMix;
 
 /// Level of each of two tests of four courses.
 const LEVEL_OF_FOUR: f64 = FALSE_ALARMS / 8.0;

@@ -16,9 +16,10 @@ use super::{Begun, Bench, Fault, Measured, Task, guard, join, pinned, prepare, t
 use crate::analyse::statistics::seed_for;
 use crate::host::{self, Reading};
 use crate::launch;
-use crate::load::{Generator, Live, SplitMix, Turns};
+use crate::load::{Generator, Live, Turns};
 use crate::pipeline::RunError;
 use crate::pipeline::plan::Rows;
+use crate::random::SplitMix;
 use crate::sample::{
     Metered, Pieces, ProcessTree, Sampler, Shown, Timeline, members, resources, watch_turn,
 };

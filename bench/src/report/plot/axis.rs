@@ -1,7 +1,12 @@
 //! Scales and their ticks.
 
 use super::super::format::setting;
-use super::super::svg::{Anchor, Svg};
+use super::super::svg::{Anchor, Svg, text_width};
+
+/// Height that a label of a vertical axis takes with the gap to the next.
+const LABEL_HEIGHT: f64 = 16.0;
+/// How far the last label of a horizontal axis may reach beyond its end.
+const RIGHT_MARGIN: f64 = 14.0;
 
 /// A map from values to positions in the figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,7 +82,9 @@ impl Scale {
             ticks.push(tick);
         }
         let decades: Vec<f64> = ticks.iter().copied().filter(|t| is_decade(*t)).collect();
-        if ticks.len() > 10 && decades.len() >= 2 {
+        // A short axis has no room for more.
+        let room = (self.end - self.start).abs() / LABEL_HEIGHT;
+        if ticks.len() as f64 > room.min(10.0) && decades.len() >= 2 {
             decades
         } else {
             ticks
@@ -145,7 +152,15 @@ pub fn horizontal(svg: &mut Svg, scale: &Scale, (top, bottom): (f64, f64), title
     for tick in scale.ticks() {
         let x = scale.at(tick);
         svg.line("grid", (x, top), (x, bottom));
-        svg.text("tick", (x, bottom + 17.0), Anchor::Middle, &setting(tick));
+        let label = setting(tick);
+        // The last one would not end within the figure.
+        let edge = scale.end + RIGHT_MARGIN;
+        let (x, anchor) = if x + text_width(&label) / 2.0 > edge {
+            (edge, Anchor::End)
+        } else {
+            (x, Anchor::Middle)
+        };
+        svg.text("tick", (x, bottom + 17.0), anchor, &label);
     }
     let middle = f64::midpoint(scale.start, scale.end);
     svg.text("label", (middle, bottom + 36.0), Anchor::Middle, title);
@@ -174,8 +189,30 @@ mod tests {
     }
 
     #[test]
+    fn a_short_axis_has_decades_only() {
+        let labels = |length| {
+            let scale = Scale::logarithmic((1.0, 400.0), (length, 0.0));
+            let labels: Vec<_> = scale.ticks().into_iter().map(setting).collect();
+            labels.join(" ")
+        };
+        assert_eq!(labels(200.0), "1 2 5 10 20 50 100 200 500");
+        assert_eq!(labels(60.0), "1 10 100");
+    }
+
+    #[test]
+    fn the_last_label_ends_within_the_figure() {
+        let mut svg = Svg::new(200.0, 50.0);
+        let scale = Scale::linear((0.0, 100_000.0), (20.0, 184.0));
+        horizontal(&mut svg, &scale, (0.0, 30.0), "rate");
+        let text = svg.finish("rates");
+        let last = text.split("<text").find(|it| it.contains(">100,000<"));
+        let last = last.expect("the last tick");
+        assert!(last.contains(r#"x="198"#) && last.contains("end"), "{last}");
+    }
+
+    #[test]
     fn logarithmic_ticks_go_by_one_two_five() {
-        let scale = Scale::logarithmic((0.13, 2.4), (100.0, 0.0));
+        let scale = Scale::logarithmic((0.13, 2.4), (200.0, 0.0));
         let labels: Vec<_> = scale.ticks().into_iter().map(setting).collect();
         assert_eq!(labels.join(" "), "0.1 0.2 0.5 1 2 5");
     }
