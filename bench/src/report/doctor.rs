@@ -160,9 +160,13 @@ fn told_apart(it: &Examination) -> Vec<Block> {
     blocks
 }
 
+/// Longest response time whose error is told as such, in ns: that of the stall is a share of it.
+const LONGEST_TOLD_NS: f64 = 50e6;
+
 fn punctual(it: &Examination) -> String {
     let punctual = it.steps.iter().filter(|it| is_held(it) && is_punctual(it));
     let error_ns = figures(it)
+        .filter(|(_, figure)| figure.expected_ns <= LONGEST_TOLD_NS)
         .map(|(_, figure)| figure.error_ns().abs())
         .reduce(f64::max);
     let (Some(rate), Some(error_ns)) =
@@ -173,7 +177,7 @@ fn punctual(it: &Examination) -> String {
             .to_owned();
     };
     format!(
-        "Its sends are punctual (p99 of the lag at most 100 µs) up to {} per second; response times that differ by less \
+        "Its sends are punctual (p99 of the lag at most 100 µs) up to {} per second; response times up to 50 ms that differ by less \
          than {} µs cannot be told apart here, whatever their number.",
         number(rate),
         number(error_ns / 1e3)
