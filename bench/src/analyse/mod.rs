@@ -112,7 +112,7 @@ impl LaunchSummary {
     pub fn standing_of(&self, metric: Metric) -> Standing {
         let mut moving = self.steady.iter().flat_map(SteadyState::moving);
         if moving.any(|course| metric.rests_on(course.quantity)) {
-            self.standing.max(Standing::Invalid)
+            Standing::Invalid
         } else {
             self.standing
         }

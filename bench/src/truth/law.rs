@@ -77,7 +77,7 @@ pub struct Freeze {
 
 impl Freeze {
     /// An instant, or the end of the freeze if it lies inside.
-    fn behind(self, at_ns: u64) -> u64 {
+    pub(super) fn behind(self, at_ns: u64) -> u64 {
         if (self.start_ns..self.end_ns).contains(&at_ns) {
             self.end_ns
         } else {

@@ -290,13 +290,10 @@ impl Server {
         let Some((start, freeze)) = self.plan.get() else {
             return at;
         };
-        let from = *start + Duration::from_nanos(freeze.start_ns);
-        let until = *start + Duration::from_nanos(freeze.end_ns);
-        if (from..until).contains(&at) {
-            until
-        } else {
-            at
-        }
+        let since = at.checked_duration_since(*start);
+        since.map_or(at, |since| {
+            *start + Duration::from_nanos(freeze.behind(nanoseconds(since)))
+        })
     }
 
     fn accept(&mut self) -> io::Result<()> {
