@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
@@ -35,6 +35,8 @@ const REAL_TIME_RATE_PER_S: f64 = 15_000.0;
 
 /// The stamps of answers that came before and behind that instant contradict each other.
 const TIME_WAS_SET: &str = "somebody set the time during the load";
+/// Without it the gates on the generator would judge a zero.
+const UNMETERED: &str = "the kernel does not tell how busy the generator was";
 
 /// REST part of a plan.
 #[derive(Debug, Clone)]
@@ -228,15 +230,11 @@ impl Generator {
             read_ns: 0,
             events: Vec::with_capacity(EVENTS),
         };
-        let unpinned = thread.unpinned.clone();
-        for fault in unpinned
-            .into_iter()
-            .chain(engine.run().err().as_ref().map(poll_fault))
-            .chain(engine.clock.was_set().then(|| TIME_WAS_SET.to_owned()))
-        {
+        let broken = engine.run().err();
+        for fault in faults(&engine, thread, broken) {
             engine.recorder.fault(fault);
         }
-        let own = engine.meter.own_time();
+        let own = engine.meter.own_time().unwrap_or_default();
         self.alarm = engine.alarm;
         let recorded = engine.recorder.finish();
         let window_ns = (self.window.end_ns - self.window.start_ns).max(1) as f64;
@@ -289,8 +287,23 @@ impl GeneratorThread {
     }
 }
 
-fn poll_fault(error: &std::io::Error) -> String {
-    format!("the generator's loop broke: {error}")
+/// What makes the launch invalid, whatever its figures are.
+fn faults(
+    engine: &Engine<'_>,
+    thread: &GeneratorThread,
+    broken: Option<std::io::Error>,
+) -> Vec<String> {
+    let was_left = broken.is_some() || engine.abort.load(Ordering::Relaxed);
+    let unmetered = engine.meter.own_time().is_none() && !was_left;
+    [
+        thread.unpinned.clone(),
+        broken.map(|error| format!("the generator's loop broke: {error}")),
+        engine.clock.was_set().then(|| TIME_WAS_SET.to_owned()),
+        unmetered.then(|| UNMETERED.to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A duration in ns; the longest that fits if it is longer.

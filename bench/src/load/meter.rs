@@ -43,15 +43,35 @@ impl Meter {
         Some((cpu, wait, self.spun_ns))
     }
 
-    pub(super) fn own_time(&self) -> OwnTime {
-        let (Some(start), Some(end)) = (self.at_start, self.at_end) else {
-            return OwnTime::default();
-        };
+    /// What the window took; `None` if it was left early or the kernel did not tell.
+    pub(super) fn own_time(&self) -> Option<OwnTime> {
+        let (start, end) = (self.at_start?, self.at_end?);
         let polling_ns = end.2 - start.2;
-        OwnTime {
+        Some(OwnTime {
             busy_ns: (end.0 - start.0).saturating_sub(polling_ns),
             polling_ns,
             wait_ns: end.1 - start.1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_that_was_left_early_has_no_figure_instead_of_a_zero() {
+        let window = Window {
+            start_ns: 10,
+            end_ns: 20,
+        };
+        let mut meter = Meter::default();
+        for now_ns in [0, 12, 19] {
+            meter.look(window, now_ns);
+            assert_eq!(meter.own_time(), None);
         }
+        meter.spun(3);
+        meter.look(window, 25);
+        assert_eq!(meter.own_time().map(|own| own.polling_ns), Some(3));
     }
 }

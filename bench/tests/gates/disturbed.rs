@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     sync::{
+        Arc,
         atomic::{AtomicBool, AtomicI32, Ordering},
         mpsc::{Receiver, channel},
     },
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 use threeways::{
     analyse::{LaunchData, gates::Standing},
@@ -19,7 +20,7 @@ use threeways::{
         self, Reading,
         pinning::{Look, threads},
     },
-    load::{Generator, LoadPlan, LoadResult},
+    load::{Generator, Live, LoadPlan, LoadResult, Viewer},
     record::{Kind, Pinning},
     truth::{Behaviour, TruthServer},
 };
@@ -65,20 +66,22 @@ fn failed(data: &LaunchData) -> Vec<String> {
     judged(data).1
 }
 
-/// The load runs on a thread of its own; `meanwhile` is called when it has begun, with its thread.
+/// The load runs on a thread of its own; `meanwhile` is called in the midst of its window, with its
+/// thread.
 fn load_while(generator: Generator, meanwhile: impl FnOnce(i32)) -> LoadResult {
-    let (begun, tid) = (AtomicBool::new(false), AtomicI32::new(0));
+    let (live, tid) = (Arc::new(Live::default()), AtomicI32::new(0));
+    let generator = generator.shown_by(Arc::clone(&live));
     thread::scope(|scope| {
         let load = scope.spawn(|| {
-            tid.store(gettid().as_raw_nonzero().get(), Ordering::Relaxed);
-            begun.store(true, Ordering::Release);
+            tid.store(gettid().as_raw_nonzero().get(), Ordering::Release);
             generator.run(Instant::now(), &AtomicBool::new(false))
         });
-        while !begun.load(Ordering::Acquire) {
-            thread::yield_now();
+        let mut viewer = Viewer::new(&live, Instant::now());
+        while viewer.view(Instant::now()).send_lag_p99_ns.is_none() {
+            thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(WINDOW / 6);
-        meanwhile(tid.load(Ordering::Relaxed));
+        meanwhile(tid.load(Ordering::Acquire));
         load.join().expect("the generator does not panic")
     })
 }
@@ -121,6 +124,28 @@ fn a_generator_whose_core_is_taken_is_late_and_waits() {
     for gate in ["REST send lag", "generator waiting for a core"] {
         assert!(failed.iter().any(|it| it == gate), "{gate}: {failed:?}");
     }
+}
+
+#[test]
+fn a_generator_whose_cpu_cannot_be_read_makes_the_launch_invalid() {
+    let _alone = alone();
+    let server = TruthServer::start(Behaviour::NULL, None).expect("a free port");
+    let timeout = Duration::from_secs(2);
+    let generator = prepare(server.address(), 200.0, WINDOW, timeout);
+    let before = getrlimit(Resource::Nofile);
+    let load = load_while(generator, |_| {
+        // Nothing can be opened any more, neither what the kernel tells of a thread.
+        let none = Rlimit {
+            current: Some(0),
+            ..before
+        };
+        setrlimit(Resource::Nofile, none).expect("a limit may be lowered");
+    });
+    setrlimit(Resource::Nofile, before).expect("it was so before");
+    server.stop().expect("no fault");
+    let (standing, failed) = judged(&launch(load, 200.0, WINDOW));
+    assert_eq!(standing, Standing::Invalid);
+    assert!(failed.contains(&"faults".to_owned()), "{failed:?}");
 }
 
 #[test]
