@@ -457,10 +457,13 @@ fn conclude(run: &RunDir, summary: &Summary) -> RunReport {
         RunEnd::Complete
     };
     let mut text = report::answer::answer(summary).join("\n");
-    text += &format!(
-        "\n\n{} of {} planned launches are valid, {} disturbed, {} invalid.\n",
-        validity.valid, validity.planned, validity.disturbed, validity.invalid
-    );
+    text += "\n";
+    if !validity.is_search_only() {
+        text += &format!(
+            "\n{} of {} planned launches are valid, {} disturbed, {} invalid.\n",
+            validity.valid, validity.planned, validity.disturbed, validity.invalid
+        );
+    }
     for (gate, launches) in &validity.failed_gates {
         text += &format!("  {launches} × {gate}\n");
     }

@@ -144,6 +144,12 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// Whether the run was a search and nothing else, so that there is no launch to count.
+    #[must_use]
+    pub fn is_search_only(&self) -> bool {
+        self.probes > 0 && self.planned == 0
+    }
+
     /// Whether every planned launch was made and is valid, if need be behind disturbed ones in its
     /// slot.
     pub fn is_complete(&self) -> bool {

@@ -265,14 +265,17 @@ fn range(comparison: &Comparison, values: impl Iterator<Item = f64>) -> Option<S
 
 fn trust(summary: &Summary) -> String {
     let validity = &summary.validity;
-    let mut parts = vec![format!(
-        "{} of {} valid ({} disturbed by the host, {} invalid{})",
-        validity.valid,
-        format::launches(validity.made),
-        validity.disturbed,
-        validity.invalid,
-        failures(summary)
-    )];
+    let mut parts = Vec::new();
+    if !validity.is_search_only() {
+        parts.push(format!(
+            "{} of {} valid ({} disturbed by the host, {} invalid{})",
+            validity.valid,
+            format::launches(validity.made),
+            validity.disturbed,
+            validity.invalid,
+            failures(summary)
+        ));
+    }
     if validity.interrupted {
         parts.push("the run was interrupted".to_owned());
     }
@@ -286,8 +289,7 @@ fn trust(summary: &Summary) -> String {
         ));
     }
     let blocks = blocks(summary);
-    let has_only_searched = validity.probes > 0 && validity.planned == 0;
-    if blocks < BLOCKS_TO_TRUST && !has_only_searched {
+    if blocks < BLOCKS_TO_TRUST && !validity.is_search_only() {
         parts.push(format!(
             "{blocks} blocks are few, so that only large differences can show"
         ));

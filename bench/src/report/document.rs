@@ -133,17 +133,19 @@ fn demands(summary: &Summary) -> Vec<Block> {
 }
 
 fn banner(validity: &Validity) -> Banner {
-    let mut text = format!(
-        "{} of {} valid, {} disturbed, {} invalid; {} planned",
-        validity.valid,
-        format::launches(validity.made),
-        validity.disturbed,
-        validity.invalid,
-        validity.planned
-    );
-    if validity.probes > 0 {
-        text.push_str(&format!("; {} probes, judged apart", validity.probes));
-    }
+    let launches = (!validity.is_search_only()).then(|| {
+        format!(
+            "{} of {} valid, {} disturbed, {} invalid; {} planned",
+            validity.valid,
+            format::launches(validity.made),
+            validity.disturbed,
+            validity.invalid,
+            validity.planned
+        )
+    });
+    let probes = (validity.probes > 0).then(|| format!("{} probes, judged apart", validity.probes));
+    let parts: Vec<String> = launches.into_iter().chain(probes).collect();
+    let mut text = parts.join("; ");
     if validity.interrupted {
         text.push_str("; PARTIAL: the run was interrupted");
     } else if validity.made < validity.planned {
@@ -277,8 +279,11 @@ fn validity_section(run: &RunData, summary: &Summary) -> Vec<Block> {
              summary.json."
                 .into(),
         ),
-        Block::Table(tables::gates(summary)),
     ];
+    let gates = tables::gates(summary);
+    if !gates.rows.is_empty() {
+        blocks.push(Block::Table(gates));
+    }
     if let Some(table) = pinning::table(run, summary) {
         blocks.push(Block::Part(
             "Where the threads ran, read back from the kernel".into(),

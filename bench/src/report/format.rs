@@ -10,7 +10,7 @@ use crate::record::{CellFacts, Kind, Layout};
 /// About three significant digits, thousands grouped, never an exponent.
 pub fn number(value: f64) -> String {
     let size = value.abs();
-    match size {
+    let text = match size {
         _ if size >= 999.5 => grouped(value),
         _ if size >= 99.95 => format!("{value:.0}"),
         _ if size >= 9.995 => format!("{value:.1}"),
@@ -18,7 +18,8 @@ pub fn number(value: f64) -> String {
         _ if size >= 0.009_995 => format!("{value:.3}"),
         _ if size < 0.000_05 => "0".to_owned(),
         _ => format!("{value:.4}"),
-    }
+    };
+    text.replace('-', "−")
 }
 
 /// A setting: without trailing zeros.

@@ -159,13 +159,8 @@ fn slope(slope: Option<&Slope>) -> Cell {
     Cell {
         small: slope.interval.map_or_else(
             || "one block".to_owned(),
-            |it| format!("{} to {}", signed(it.low), signed(it.high)),
+            |it| format!("{} to {}", number(it.low), number(it.high)),
         ),
-        ..Cell::new(signed(slope.median))
+        ..Cell::new(number(slope.median))
     }
-}
-
-/// A number that may be negative, with a true minus.
-fn signed(value: f64) -> String {
-    number(value).replace('-', "−")
 }

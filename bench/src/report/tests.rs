@@ -167,6 +167,20 @@ fn a_search_is_told_with_its_probes_and_apart_from_the_launches() {
 }
 
 #[test]
+fn a_search_without_launches_counts_its_probes_only() {
+    let mut run = searched(Ladder::Connections);
+    run.launches.retain(|data| data.launch.ordinal >= 900);
+    run.manifest.cells.clear();
+    run.manifest.order.clear();
+    let (_, texts) = render(&run);
+    for text in texts {
+        assert!(text.contains("2 probes, judged apart"), "{text}");
+        assert!(text.contains("2 probes of the search are judged apart; the figures"));
+        assert!(!text.contains("launches valid") && !text.contains("Furthest out"));
+    }
+}
+
+#[test]
 fn where_the_threads_ran_stands_in_the_report() {
     let mut run = synthetic::run(3);
     let heading = "Where the threads ran";

@@ -56,7 +56,7 @@ fn time_range<'a>(launches: impl Iterator<Item = &'a LaunchData>) -> Option<(f64
 }
 
 fn lines<'a>(subject: &'a str, launches: &[&LaunchData], range: (f64, f64)) -> Lines<'a> {
-    let binned: Vec<[Option<f64>; BINS]> = launches.iter().map(|l| bins(l, range)).collect();
+    let binned: Vec<_> = launches.iter().map(|l| joined(bins(l, range))).collect();
     let centre = |bin: usize| range.0 + (range.1 - range.0) * (bin as f64 + 0.5) / BINS as f64;
     let thin = binned.iter().map(|bins| {
         let filled = bins.iter().enumerate();
@@ -64,9 +64,10 @@ fn lines<'a>(subject: &'a str, launches: &[&LaunchData], range: (f64, f64)) -> L
             .filter_map(|(bin, v)| Some((centre(bin), (*v)?)))
             .collect()
     });
+    // Where every launch has a value: of some of them it would jump whenever one joins or leaves.
     let thick = (0..BINS).filter_map(|bin| {
-        let mut values: Vec<f64> = binned.iter().filter_map(|bins| bins[bin]).collect();
-        Some((centre(bin), median(&mut values)?))
+        let values: Option<Vec<f64>> = binned.iter().map(|bins| bins[bin]).collect();
+        Some((centre(bin), median(&mut values?)?))
     });
     Lines {
         subject,
@@ -86,6 +87,21 @@ fn bins(launch: &LaunchData, (low, high): (f64, f64)) -> [Option<f64>; BINS] {
         sums[bin].1 += 1.0;
     }
     sums.map(|(sum, count)| (count > 0.0).then(|| sum / count))
+}
+
+/// Bins between two samples lie on the line that joins them.
+fn joined(mut bins: [Option<f64>; BINS]) -> [Option<f64>; BINS] {
+    let seen: Vec<(usize, f64)> = (0..BINS)
+        .filter_map(|bin| Some((bin, bins[bin]?)))
+        .collect();
+    for pair in seen.windows(2) {
+        let [(first, low), (last, high)] = [pair[0], pair[1]];
+        let step = (high - low) / (last - first) as f64;
+        for (bin, steps) in bins[first + 1..last].iter_mut().zip(1_u32..) {
+            *bin = Some(low + f64::from(steps) * step);
+        }
+    }
+    bins
 }
 
 fn draw(palette: &Palette, lines: &[Lines], range: (f64, f64), cell: &CellFacts) -> String {
@@ -115,4 +131,29 @@ fn draw(palette: &Palette, lines: &[Lines], range: (f64, f64), cell: &CellFacts)
         );
     }
     svg.finish(&format!("PSS over time in {}", cell.cell))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_without_a_sample_lie_between_their_neighbours_and_none_beyond_the_ends() {
+        let mut bins = [None; BINS];
+        (bins[3], bins[7], bins[8]) = (Some(20.0), Some(28.0), Some(1.0));
+        let joined = joined(bins);
+        assert_eq!(
+            joined[2..10],
+            [
+                None,
+                Some(20.0),
+                Some(22.0),
+                Some(24.0),
+                Some(26.0),
+                Some(28.0),
+                Some(1.0),
+                None
+            ]
+        );
+    }
 }
