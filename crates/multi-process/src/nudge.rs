@@ -14,6 +14,7 @@ use std::{
     collections::HashSet,
     fs,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt,
     time::{Duration, Instant},
 };
 
@@ -30,9 +31,11 @@ const REMEMBERED: usize = 4096;
 
 /// Looks after waiting connections.
 ///
-/// A look costs some ten microseconds per connection, so it follows only the first request of a
-/// client: a burst that leaves someone waiting consists of new clients, some of which are served.
+/// A look follows only the first request of a client: a burst that leaves someone waiting consists of
+/// new clients, some of which are served.
 /// An idle process never looks.
+/// Counting connections costs some microseconds for each, so a look counts them only if there are
+/// other descriptors or threads than there were when nobody waited.
 #[derive(Debug)]
 pub struct Nudge {
     address: SocketAddr,
@@ -44,6 +47,27 @@ pub struct Nudge {
     known: HashSet<SocketAddr>,
     /// When to look next.
     due: Option<Instant>,
+    /// What there was when last nobody waited.
+    quiet: Option<Held>,
+}
+
+/// How many descriptors and threads this process has, which the kernel tells without listing them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    /// 0 before Linux 6.2, which does not tell.
+    descriptors: u64,
+    threads: u64,
+}
+
+impl Held {
+    /// A folder has two links and one from each folder in it, and there is one for each thread.
+    fn now() -> Self {
+        let about = |folder| fs::metadata(folder).ok();
+        Self {
+            descriptors: about("/proc/self/fd").map_or(0, |it| it.len()),
+            threads: about("/proc/self/task").map_or(0, |it| it.nlink().saturating_sub(2)),
+        }
+    }
 }
 
 impl Nudge {
@@ -57,6 +81,7 @@ impl Nudge {
             other_threads,
             known: HashSet::new(),
             due: None,
+            quiet: None,
         }
     }
 
@@ -83,8 +108,14 @@ impl Nudge {
     pub fn look(&mut self) {
         self.due = None;
         for _ in 0..ROUNDS {
-            let waiting = self.waiting();
+            // Read first: who comes meanwhile makes the next look differ.
+            let held = Held::now();
+            if held.descriptors > 0 && self.quiet == Some(held) {
+                return;
+            }
+            let waiting = self.waiting(held);
             if waiting == 0 {
+                self.quiet = Some(held);
                 return;
             }
             // The kernel wakes the accepting processes in turn: so many nudges reach each of them.
@@ -101,8 +132,8 @@ impl Nudge {
 
     /// Connections that no thread of the pool has taken: the pool has one thread for each that is
     /// taken, for as long as it lasts.
-    fn waiting(&self) -> usize {
-        let threads = fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    fn waiting(&self, held: Held) -> usize {
+        let threads = usize::try_from(held.threads).unwrap_or(usize::MAX);
         connections_of(std::process::id())
             .saturating_sub(threads.saturating_sub(self.other_threads))
     }
@@ -119,6 +150,8 @@ fn loopback_of(address: SocketAddr) -> std::net::IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::File, sync::Barrier, thread};
+
     use super::*;
 
     #[test]
@@ -130,5 +163,24 @@ mod tests {
         nudge.due = None;
         nudge.seen(Some(&client));
         assert!(nudge.due().is_none());
+    }
+
+    #[test]
+    fn the_kernel_tells_how_many_descriptors_and_threads_there_are() {
+        let before = Held::now();
+        let files: Vec<_> = (0..64).map(|_| File::open("/dev/null")).collect();
+        let all_run = Barrier::new(33);
+        thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| (all_run.wait(), all_run.wait()));
+            }
+            all_run.wait();
+            let after = Held::now();
+            all_run.wait();
+            // Other tests come and go meanwhile.
+            assert!(before.descriptors == 0 || after.descriptors > before.descriptors + 32);
+            assert!(after.threads > before.threads + 16, "{after:?}");
+        });
+        drop(files);
     }
 }
