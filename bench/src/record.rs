@@ -15,7 +15,7 @@ pub use manifest::{BrokerFacts, CellFacts, Host, Manifest, ResolutionFacts, Subj
 pub use search::{Ladder, SearchFacts};
 
 /// Version of the method; results of different versions are not comparable.
-pub const METHOD_VERSION: u32 = 5;
+pub const METHOD_VERSION: u32 = 6;
 /// Folder of the launches in a run folder.
 pub const LAUNCHES: &str = "launches";
 

@@ -79,8 +79,8 @@ impl Size {
 
     /// Median over the samples within the window.
     ///
-    /// Not those at its end: the generator closes its connections then, and a look at thousands of
-    /// threads takes long enough to come behind that.
+    /// Not those at its end: a look at thousands of threads takes so long that it comes behind it,
+    /// where the generator closed its connections before method version 6.
     fn read(self, data: &LaunchData) -> Option<f64> {
         let end_ms = data.samples.first()?.t_ms + INNER_SHARE * data.launch.window_s * 1e3;
         let inner = data.samples.iter().filter(|it| it.t_ms <= end_ms);

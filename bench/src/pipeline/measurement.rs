@@ -328,7 +328,8 @@ fn observe_load(
     measured: &mut Measured,
 ) -> Result<(), Fault> {
     let live = Arc::new(Live::default());
-    let generator = prepare(bench, task, running, measured)?.shown_by(Arc::clone(&live));
+    // It is held until the last sample is taken: closing its connections is work for the subject.
+    let mut generator = prepare(bench, task, running, measured)?.shown_by(Arc::clone(&live));
     let mut tree = Metered::new(Shown::new(ProcessTree::new(running.root()), &live));
     let start = Instant::now() + LEAD;
     let timeline = timeline(bench, task, start);
@@ -341,7 +342,7 @@ fn observe_load(
     let (load, samples, between) = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             edges.i_am_the_generator();
-            generator.run(start, &abort)
+            generator.run_once(&generator.take_thread(), start, &abort)
         });
         let sampler = || watch(&mut tree, timeline, &abort);
         let samples = scope.spawn(|| pinned(instrument.as_deref(), sampler));
