@@ -354,6 +354,8 @@ fn start_device() -> Result<Simulator, RunError> {
 }
 
 /// Waits for a quiet machine as long as the profile allows.
+///
+/// Before anything of ours has run: the kernel's pressure would tell of that as well for a while.
 fn await_quiet(bench: &Bench<'_>) {
     let broker = bench.broker.pids();
     let limit = Duration::from_secs_f64(bench.profile.quiet_wait_s);
@@ -405,7 +407,6 @@ fn measure_all(
     manifest: &mut Manifest,
 ) -> Result<(), RunError> {
     let (started, before_s) = (Instant::now(), manifest.elapsed_s);
-    await_quiet(bench);
     let mut ordinal = u32::try_from(first).unwrap_or(u32::MAX);
     for group in groups {
         if bench.interrupt.load(Ordering::Relaxed) {
