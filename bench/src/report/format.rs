@@ -11,15 +11,19 @@ use crate::record::{CellFacts, Kind, Layout};
 pub fn number(value: f64) -> String {
     let size = value.abs();
     let text = match size {
-        _ if size >= 999.5 => grouped(value),
-        _ if size >= 99.95 => format!("{value:.0}"),
-        _ if size >= 9.995 => format!("{value:.1}"),
-        _ if size >= 0.9995 => format!("{value:.2}"),
-        _ if size >= 0.009_995 => format!("{value:.3}"),
-        _ if size < 0.000_05 => "0".to_owned(),
-        _ => format!("{value:.4}"),
+        _ if size >= 999.5 => grouped(size),
+        _ if size >= 99.95 => format!("{size:.0}"),
+        _ if size >= 9.995 => format!("{size:.1}"),
+        _ if size >= 0.9995 => format!("{size:.2}"),
+        _ if size >= 0.009_995 => format!("{size:.3}"),
+        _ if size < 0.000_05 => return "0".to_owned(),
+        _ => format!("{size:.4}"),
     };
-    text.replace('-', "−")
+    if value < 0.0 {
+        format!("−{text}")
+    } else {
+        text
+    }
 }
 
 /// A setting: without trailing zeros.
@@ -32,8 +36,9 @@ pub fn setting(value: f64) -> String {
     }
 }
 
-fn grouped(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
+/// A size of at least 0 with a comma between thousands.
+fn grouped(size: f64) -> String {
+    let digits = format!("{size:.0}");
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
         if place > 0 && (digits.len() - place).is_multiple_of(3) {
@@ -41,11 +46,7 @@ fn grouped(value: f64) -> String {
         }
         text.push(digit);
     }
-    if value < 0.0 {
-        format!("−{text}")
-    } else {
-        text
-    }
+    text
 }
 
 /// Factor from the stored to the printed value.

@@ -77,7 +77,7 @@ fn load_while(generator: Generator, meanwhile: impl FnOnce(i32)) -> LoadResult {
             generator.run(Instant::now(), &AtomicBool::new(false))
         });
         let mut viewer = Viewer::new(&live, Instant::now());
-        while viewer.view(Instant::now()).send_lag_p99_ns.is_none() {
+        while viewer.view(Instant::now()).send_lag_p99_ns.is_none() && !load.is_finished() {
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(WINDOW / 6);
