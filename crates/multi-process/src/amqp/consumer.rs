@@ -178,7 +178,9 @@ impl Session<'_> {
     /// Cancels the consumer, then settles and acknowledges what had been delivered before.
     fn drain(&mut self, subscription: &Subscription<'_>) -> Result<(), AmqpError> {
         subscription.cancel()?;
-        for message in subscription.receiver().try_iter() {
+        // Up to the library's own word that this is the end: it comes behind the broker's answer, and
+        // the library gives up the connection, and with it the acks, if it finds nobody to tell.
+        for message in subscription.receiver() {
             if let ConsumerMessage::Delivery(delivery) = message {
                 self.settle(delivery)?;
             }
