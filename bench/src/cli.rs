@@ -2,6 +2,8 @@
 
 mod args;
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -137,13 +139,29 @@ fn capacity(options: &CapacityOptions) -> anyhow::Result<u8> {
 
 /// Prints what came out and where it stands; returns the exit code.
 fn tell(report: &RunReport) -> u8 {
-    print!("{}", report.text);
-    println!("report: {}", report.folder.join("report.html").display());
-    println!("        {}", report.folder.join("report.md").display());
+    let page = report.folder.join("report.html");
+    let text = report.folder.join("report.md");
+    show(format_args!(
+        "{}report: {}\n        {}\n",
+        report.text,
+        page.display(),
+        text.display()
+    ));
     match report.end {
         RunEnd::Complete => 0,
         RunEnd::Faulty | RunEnd::Missed => EXIT_FAULTY,
         RunEnd::Interrupted => EXIT_INTERRUPTED,
+    }
+}
+
+/// Writes to stdout. A reader who has seen enough (`… | head`) is no error: whatever is printed was
+/// done, and written to its files, before.
+fn show(text: impl Display) {
+    match write!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("warning: cannot write to stdout: {error}");
+        }
+        _ => {}
     }
 }
 
@@ -178,9 +196,9 @@ fn end_at_once() -> ! {
 
 fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
     if args.list {
-        for (name, class) in verify::names().filter(|(name, _)| name.contains(&args.case)) {
-            println!("{:<10} {name}", class.as_str());
-        }
+        let names = verify::names().filter(|(name, _)| name.contains(&args.case));
+        let lines = names.map(|(name, class)| format!("{:<10} {name}\n", class.as_str()));
+        show(lines.collect::<String>());
         return Ok(0);
     }
     let interrupt = interrupt()?;
@@ -190,7 +208,7 @@ fn verify(args: &VerifyArgs) -> anyhow::Result<u8> {
         lanes: args.lanes,
         purge: args.purge,
     };
-    let print = |(name, results): &Suite| println!("{}", verify::text(name, results));
+    let print = |(name, results): &Suite| show(verify::text(name, results) + "\n");
     let suites = pipeline::verify(&options, &interrupt, print)?;
     if let Some(file) = &args.junit {
         std::fs::write(file, verify::junit(&suites))
@@ -220,7 +238,7 @@ fn compare(args: &CompareArgs) -> anyhow::Result<u8> {
         !changes.changes.is_empty(),
         "the two runs have no figure in common; name runs of the same scenarios"
     );
-    print!("{}", report::change::text(&changes));
+    show(report::change::text(&changes));
     Ok(match changes.with(ChangeVerdict::Worse).count() {
         0 => 0,
         _ => EXIT_FAULTY,
@@ -240,7 +258,7 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<u8> {
     };
     write(&args.json, &|| report::doctor::json(&examination))?;
     write(&args.page, &|| report::doctor::page(&examination))?;
-    print!("{}", report::doctor::text(&examination));
+    show(report::doctor::text(&examination));
     Ok(match examination.holds() {
         true => 0,
         false if examination.interrupted => EXIT_INTERRUPTED,
@@ -283,39 +301,46 @@ fn report(args: &ReportArgs) -> anyhow::Result<u8> {
     if let Some(readme) = &args.readme {
         pipeline::write_answer(readme, &summary)?;
     }
-    print!("{}", report::objectives::text(&summary));
-    println!("report: {}", run.path().join("report.html").display());
+    show(report::objectives::text(&summary));
+    let page = run.path().join("report.html");
+    show(format_args!("report: {}\n", page.display()));
     Ok(0)
 }
 
 fn list() -> anyhow::Result<u8> {
     let root = host::workspace();
-    println!("subjects (* compared by default):");
+    let mut lines = vec!["subjects (* compared by default):".to_owned()];
     for subject in subject::read_all(&root.join("bench/subjects"))? {
-        let mark = if subject.default { '*' } else { ' ' };
-        println!("  {mark} {:<24} {}", subject.name, subject.title);
+        lines.push(entry(subject.default, &subject.name, &subject.title));
     }
-    println!("scenarios (* measured by default):");
+    lines.push("scenarios (* measured by default):".to_owned());
     for scenario in scenario::read_all(&root.join("bench/scenarios"))? {
-        let mark = if scenario.default { '*' } else { ' ' };
-        println!("  {mark} {:<24} {}", scenario.name, scenario.question);
+        lines.push(entry(scenario.default, &scenario.name, &scenario.question));
     }
-    println!("    {:<24} {}", faults::NAME, faults::QUESTION);
-    println!("faults:");
+    lines.push(entry(false, faults::NAME, faults::QUESTION));
+    lines.push("faults:".to_owned());
     for fault in faults::select(&[])? {
-        println!("    {:<24} {}", fault.name, fault.title);
+        lines.push(entry(false, fault.name, fault.title));
     }
-    println!("profiles:");
+    lines.push("profiles:".to_owned());
     for name in ProfileName::ALL {
-        println!("    {name:<24} {} blocks", name.profile().blocks);
+        let blocks = format!("{} blocks", name.profile().blocks);
+        lines.push(entry(false, &name.to_string(), &blocks));
     }
+    show(lines.join("\n") + "\n");
     Ok(0)
+}
+
+/// A line of the list.
+fn entry(is_default: bool, name: &str, what: &str) -> String {
+    let mark = if is_default { '*' } else { ' ' };
+    format!("  {mark} {name:<24} {what}")
 }
 
 fn broker(verb: &BrokerVerb) -> anyhow::Result<u8> {
     let root = host::workspace();
     let options = broker::Options::from_environment(root.clone());
-    println!("{}", broker_line(verb, &options, &root)?);
+    show(broker_line(verb, &options, &root)? + "\n");
     Ok(0)
 }
 
@@ -340,7 +365,7 @@ fn device(args: &DeviceArgs) -> anyhow::Result<u8> {
             args.listen
         )
     })?;
-    println!("listening on {}", simulator.address());
+    show(format_args!("listening on {}\n", simulator.address()));
     while !interrupt.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(50));
     }

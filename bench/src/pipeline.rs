@@ -196,6 +196,7 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
     let root = host::workspace();
     let (cells, subjects) = choose(options, &root)?;
     check_scopes(&options.objectives, &cells, &subjects)?;
+    let out = results_folder(options.out.as_deref(), &root)?;
     raise_open_files()?;
     let broker_options = broker::Options {
         purge: options.purge,
@@ -221,7 +222,6 @@ pub fn run(options: &RunOptions, interrupt: &Arc<AtomicBool>) -> Result<RunRepor
     let mut manifest = plan::manifest(&profile, seed, &root, &cells, &built, &slots);
     manifest.broker = broker.facts.clone();
     manifest.objectives = texts(&options.objectives);
-    let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
     let rooms = rooms(&broker, &cells, built.len())?;
@@ -259,6 +259,15 @@ fn end(
             source: Box::new(source),
         }),
     }
+}
+
+/// Parent of the run folder: `out`, or `results` below the workspace.
+///
+/// Asked for before anything is built or started, which may take minutes.
+fn results_folder(out: Option<&Path>, root: &Path) -> Result<PathBuf, RunError> {
+    let folder = out.map_or_else(|| root.join("results"), Path::to_owned);
+    RunDir::check_parent(&folder)?;
+    Ok(folder)
 }
 
 /// Lets this process, and the subjects that it starts, open as many files as may be.

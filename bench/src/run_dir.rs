@@ -17,6 +17,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
+use rustix::fs::{Access, access};
 
 use crate::record::{LAUNCHES, Launch, Manifest, Sample, Slice};
 
@@ -42,6 +43,15 @@ pub enum RunDirError {
     #[error("cannot write {}", path.display())]
     Write {
         /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No run folder could be made there.
+    #[error("no results can be kept in {}; name another folder with --out", path.display())]
+    Parent {
+        /// The folder.
         path: PathBuf,
         /// Cause.
         #[source]
@@ -73,6 +83,26 @@ pub struct RunDir {
 }
 
 impl RunDir {
+    /// Whether run folders can be made below `parent`, which need not exist; changes nothing.
+    ///
+    /// # Errors
+    /// [`RunDirError::Parent`].
+    pub fn check_parent(parent: &Path) -> Result<(), RunDirError> {
+        // The last ancestor of a relative path is empty, and stands for the current folder.
+        let ancestors = parent.ancestors().filter(|it| !it.as_os_str().is_empty());
+        let nearest = ancestors.into_iter().find(|it| it.exists());
+        let nearest = nearest.unwrap_or(Path::new("."));
+        let usable = if nearest.is_dir() {
+            access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(std::io::Error::from)
+        } else {
+            Err(std::io::ErrorKind::NotADirectory.into())
+        };
+        usable.map_err(|source| RunDirError::Parent {
+            path: parent.to_owned(),
+            source,
+        })
+    }
+
     /// Makes `<parent>/<run_id>` and its `launches`.
     ///
     /// # Errors

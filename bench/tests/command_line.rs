@@ -127,6 +127,43 @@ fn the_definitions_can_be_listed() {
 }
 
 #[test]
+fn a_reader_who_has_seen_enough_is_no_error() {
+    // Unlike the other streams of a test, a pipe whose reader is gone already.
+    let (reader, writer) = std::io::pipe().expect("room for a pipe");
+    drop(reader);
+    let workspace = Workspace::new("closed");
+    let output = Command::new(env!("CARGO_BIN_EXE_threeways"))
+        .current_dir(&workspace.0)
+        .arg("list")
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .expect("the binary was built");
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(text(&output), "");
+}
+
+#[test]
+fn results_that_cannot_be_kept_are_told_before_anything_is_started() {
+    let workspace = Workspace::new("out");
+    std::fs::write(workspace.0.join("file"), "").expect("writable");
+    for verb in [
+        &["run"][..],
+        &["run", "--scenario", "faults"],
+        &["capacity"],
+    ] {
+        let output = workspace.threeways(&[verb, &["--out", "file/results"]].concat());
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        let text = text(&output);
+        assert!(
+            text.contains("file/results") && text.contains("--out"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn an_objective_that_cannot_be_meant_names_what_could_be() {
     let workspace = Workspace::new("slo");
     for (objective, expected) in [

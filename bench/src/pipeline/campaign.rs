@@ -10,7 +10,9 @@ use contract::QueueType;
 use super::lanes;
 use super::plan;
 use super::progress::Progress;
-use super::{RunEnd, RunError, RunReport, build, raise_open_files, remove, write_report};
+use super::{
+    RunEnd, RunError, RunReport, build, raise_open_files, remove, results_folder, write_report,
+};
 use crate::broker::{self, Broker, Origin};
 use crate::faults::{self, Fault, Ground, Repetition};
 use crate::profile::ProfileName;
@@ -62,6 +64,7 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     let faults = faults::select(&options.faults)?;
     let subjects = subject::read_all(&root.join("bench/subjects"))?;
     let subjects: Vec<Subject> = subject::select(&subjects, &options.subjects)?;
+    let out = results_folder(options.out.as_deref(), &root)?;
     raise_open_files()?;
     let built = build(&subjects, &root, interrupt)?;
     let broker_options = broker::Options {
@@ -85,7 +88,6 @@ pub fn campaign(options: &CampaignOptions, interrupt: &AtomicBool) -> Result<Run
     manifest.order = (0..repetitions)
         .map(|number| order(&slots, number))
         .collect();
-    let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
     run.write_file(faults::FILE, b"")?;

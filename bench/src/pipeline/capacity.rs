@@ -15,7 +15,7 @@ use super::measurement::{self, Bench, Sampling, Task};
 use super::progress::Progress;
 use super::{
     RunError, RunReport, Visit, await_quiet, build, ceilings, end, measure_all, pin_broker, plan,
-    planned, raise_open_files, read_last, start_device,
+    planned, raise_open_files, read_last, results_folder, start_device,
 };
 use crate::analyse::capacity::{Bisection, CapacitySummary, Probe, operations_needed};
 use crate::analyse::gates::MOST_OF_CEILING;
@@ -79,6 +79,7 @@ pub fn capacity(
     let cell = base_cell(options, &root)?;
     let subjects = subject::read_all(&root.join("bench/subjects"))?;
     let subjects = subject::select(&subjects, &options.subjects)?;
+    let out = results_folder(options.out.as_deref(), &root)?;
     raise_open_files()?;
     let broker_options = broker::Options {
         purge: options.purge,
@@ -97,7 +98,6 @@ pub fn capacity(
     let mut manifest = plan::manifest(&profile, seed, &root, &[], &built, &[]);
     manifest.run_id = format!("{}-{SCENARIO}", manifest.run_id);
     manifest.broker = broker.facts.clone();
-    let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
     let mut bench = Bench {

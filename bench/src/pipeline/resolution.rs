@@ -11,8 +11,8 @@ use super::measurement::{Bench, Sampling, Task};
 use super::plan::{self, Rows, Slot};
 use super::progress::Progress;
 use super::{
-    RunEnd, RunError, RunReport, Visit, await_quiet, build, pin_broker, read_run, slot,
-    start_device, write_report,
+    RunEnd, RunError, RunReport, Visit, await_quiet, build, pin_broker, read_run, results_folder,
+    slot, start_device, write_report,
 };
 use crate::analyse::resolution::Resolution;
 use crate::broker::{self, Broker};
@@ -130,6 +130,7 @@ pub(super) fn measure(
     let subjects = subject::read_all(&root.join("bench/subjects"))?;
     let subjects = subject::select(&subjects, std::slice::from_ref(&options.subject))?;
     let cells = cells(&root, options.window_s)?;
+    let out = results_folder(options.out.as_deref(), &root)?;
     pin_broker(broker, &cells)?;
     let visit = Visit::begin(broker)?;
     let built = build(&subjects, &root, interrupt)?.remove(0);
@@ -142,7 +143,6 @@ pub(super) fn measure(
     let together = rooms.len().max(1);
     let mut manifest = manifest(&profile, seed, &root, &cells, variants, &built, &turns);
     manifest.broker = broker.facts.clone();
-    let out = options.out.clone().unwrap_or_else(|| root.join("results"));
     let run = RunDir::create(&out, &manifest.run_id)?;
     run.write_manifest(&manifest)?;
     let mut series = Series {
