@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -48,6 +48,9 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_ENVIRONMENT: u8 = 3;
 /// Ctrl-C.
 const EXIT_INTERRUPTED: u8 = 130;
+/// A second signal so soon is the first once more: `timeout` sends it to the process and then to its
+/// group.
+const SAME_REQUEST: Duration = Duration::from_millis(100);
 
 /// Parses the process's arguments, does what they say, and tells how it went.
 #[must_use]
@@ -170,11 +173,15 @@ fn show(text: impl Display) {
 fn interrupt() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
-    ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::Relaxed) {
-            end_at_once();
+    let mut first = None;
+    ctrlc::set_handler(move || match first {
+        None => {
+            first = Some(Instant::now());
+            seen.store(true, Ordering::Relaxed);
+            eprintln!("interrupted: what was measured is kept and reported; again to stop at once");
         }
-        eprintln!("interrupted: what was measured is kept and reported; again to stop at once");
+        Some(first) if first.elapsed() < SAME_REQUEST => {}
+        Some(_) => end_at_once(),
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(flag)
