@@ -104,6 +104,8 @@ fn number(text: &str, key: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -114,7 +116,11 @@ mod tests {
             .expect("sleep exists");
         let pid = i32::try_from(child.id()).expect("pids are small");
         let mut task = Task::default();
-        task.read_cpu(pid, pid);
+        // The kernel accounts for a stretch on a core when it ends, or at a tick.
+        let since = Instant::now();
+        while task.cpu_ns == 0 && since.elapsed() < Duration::from_secs(4) {
+            task.read_cpu(pid, pid);
+        }
         assert!(task.cpu_ns > 0 && task.read_switches());
         let (cpu_ns, files) = (task.cpu_ns, task.files.is_some());
         assert!(files);
