@@ -37,7 +37,7 @@ fn a_subject_that_never_listens_is_given_up_and_killed() {
 
 #[test]
 fn an_orphan_is_a_fault_and_is_killed() {
-    let script = "sleep 60 & echo listening on http://127.0.0.1:1; trap 'exit 0' TERM; wait";
+    let script = "trap 'exit 0' TERM; sleep 60 & echo listening on http://127.0.0.1:1; wait";
     let running = start(plan(script, "orphan")).expect("it prints its address");
     let root = running.root();
     let stopped = running.stop(Duration::from_secs(5));
@@ -50,8 +50,8 @@ fn an_orphan_is_a_fault_and_is_killed() {
 
 #[test]
 fn an_orphan_with_a_group_of_its_own_is_one_too() {
-    let script = "setsid sleep 60 & sleep 0.1; echo listening on http://127.0.0.1:1; \
-                  trap 'exit 0' TERM; wait";
+    let script = "trap 'exit 0' TERM; setsid sleep 60 & sleep 0.1; \
+                  echo listening on http://127.0.0.1:1; wait";
     let mut running = start(plan(script, "stray")).expect("it prints its address");
     let living = running.living();
     assert_eq!(living.len(), 2, "{living:?}");
